@@ -1,0 +1,1 @@
+"""Agents and their learning loops: one file for each rung of the lecture's ladder."""

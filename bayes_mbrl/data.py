@@ -1,0 +1,98 @@
+"""Transitions (s, a, r, s'), checked when they are made. Axes: N data, S state, A action."""
+
+import dataclasses
+import os
+import pathlib
+import zipfile
+from collections.abc import Sequence
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class Transitions:
+    """A batch of transitions in the environment's units.
+
+    `terminated` says that s' is terminal; the end of an episode by a time limit (truncation) is not marked, since it
+    says nothing about the dynamics.
+
+    Raises ValueError, naming the field and the first bad row, when lengths differ or a number is not finite.
+    """
+
+    state: Tensor
+    """[N, S]"""
+    action: Tensor
+    """[N, A]"""
+    reward: Tensor
+    """[N]"""
+    next_state: Tensor
+    """[N, S]"""
+    terminated: Tensor
+    """[N] bool"""
+    episode: Tensor
+    """[N] int64: the number of the episode that the row belongs to"""
+
+    def __post_init__(self) -> None:
+        if self.state.ndim != 2 or self.action.ndim != 2 or self.next_state.shape != self.state.shape:
+            raise ValueError(
+                "need state [N, S], action [N, A] and next_state [N, S], got shapes "
+                f"{list(self.state.shape)}, {list(self.action.shape)} and {list(self.next_state.shape)}"
+            )
+        for name in ("action", "reward", "terminated", "episode"):
+            if len(getattr(self, name)) != len(self.state):
+                raise ValueError(f"need {len(self.state)} rows as in state, got {len(getattr(self, name))} in {name}")
+        for name in ("state", "action", "reward", "next_state"):
+            values = getattr(self, name).reshape(len(self.state), -1)
+            bad = ~torch.isfinite(values).all(dim=1)
+            if bool(bad.any()):
+                row = int(bad.int().argmax())
+                raise ValueError(f"{name} is not finite in {int(bad.sum())} rows, first in row {row}: {values[row].tolist()}")
+
+    def __len__(self) -> int:
+        return len(self.state)
+
+    def __getitem__(self, rows: Tensor | slice) -> Self:
+        """The transitions at these rows, in this order."""
+        return dataclasses.replace(self, **{name: tensor[rows] for name, tensor in self.tensors().items()})
+
+    @classmethod
+    def concatenate(cls, batches: Sequence[Self]) -> Self:
+        """All batches, one after the other."""
+        return cls(*(torch.cat([getattr(b, field.name) for b in batches]) for field in dataclasses.fields(cls)))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The fields by name."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    def save(self, path: pathlib.Path) -> None:
+        """Write an npz file, whole or not at all."""
+        temporary = path.with_name(path.name + ".partial")
+        with temporary.open("wb") as file:
+            np.savez(file, **{name: tensor.cpu().numpy() for name, tensor in self.tensors().items()})
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+
+    @classmethod
+    def load(cls, path: pathlib.Path) -> Self:
+        """Read what `save` wrote. Raises ValueError when the file is damaged or lacks a field."""
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                return cls(*(torch.from_numpy(file[field.name]) for field in dataclasses.fields(cls)))
+        except (zipfile.BadZipFile, EOFError, KeyError) as error:
+            raise ValueError(f"{path} is not a complete file of transitions: {error}") from error
+
+
+def split_by_episode(transitions: Transitions, held_out_every: int) -> tuple[Transitions, Transitions]:
+    """(training, held-out): every `held_out_every`-th episode is held out whole, the first one never.
+
+    Rows of one episode resemble each other, so a split by rows would report an error that is too small.
+    Raises ValueError unless held_out_every >= 2.
+    """
+    if held_out_every < 2:
+        raise ValueError(f"need held_out_every >= 2, got {held_out_every}")
+    held_out = transitions.episode % held_out_every == held_out_every - 1
+    return transitions[~held_out], transitions[held_out]

@@ -1,0 +1,1 @@
+"""p(s' | s, a, θ): what a model of transitions adds to a regression."""

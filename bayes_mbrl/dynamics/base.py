@@ -1,0 +1,56 @@
+"""The contract of a dynamics: p(s' | s, a, θ), made of a regression model and of what turns transitions into its data.
+
+Axes: K parameter samples, S state, A action; "..." are any axes of states, [M, C] in a rollout.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from bayes_mbrl.data import Transitions
+from bayes_mbrl.inference.base import Model
+from bayes_mbrl.inference.scratch import NO_SCRATCH, Scratch
+
+
+class Dynamics(ABC):
+    """p(s' | s, a, θ) = N(mean, std²), independent over the dimensions of s'.
+
+    A dynamics that learns the reward too has it as one more dimension behind s'; `states` may carry that
+    dimension, which no prediction depends on.
+    """
+
+    model: Model
+    """What an inference fits: `fit(dynamics.model, *dynamics.regression_data(transitions), ...)`."""
+
+    @abstractmethod
+    def regression_data(self, transitions: Transitions) -> tuple[Tensor, Tensor]:
+        """The model's inputs x [N, D] and targets y [N, O]."""
+
+    @abstractmethod
+    def predict(
+        self, theta: Mapping[str, Tensor], states: Tensor, actions: Tensor, *, scratch: Scratch = NO_SCRATCH
+    ) -> tuple[Tensor, Tensor]:
+        """Mean and std of s' given each θ_k, in the environment's units.
+
+        theta {name: [K, ...]}, states [K, ..., S], actions [..., A] or [K, ..., A] → two tensors [K, ..., S].
+        With a `scratch`, the results lie in its buffers and last until the next call.
+        """
+
+    @abstractmethod
+    def log_likelihood(self, theta: Mapping[str, Tensor], transitions: Transitions) -> Tensor:
+        """log p(s'_i | s_i, a_i, θ_k) [K, N], a density in the environment's units, in nats a transition."""
+
+    def sample(
+        self,
+        theta: Mapping[str, Tensor],
+        states: Tensor,
+        actions: Tensor,
+        noise: Tensor,
+        *,
+        scratch: Scratch = NO_SCRATCH,
+    ) -> Tensor:
+        """s' = mean(s, a, θ) + std(s, a, θ) · noise: a pure function; noise is standard normal [K, ..., S]."""
+        mean, std = self.predict(theta, states, actions, scratch=scratch)
+        return torch.addcmul(mean, std, noise, out=scratch.take("next_states", mean.shape, mean))

@@ -1,0 +1,1 @@
+"""Gymnasium's home: environments, their known rewards and terminations, and the adapter."""

@@ -1,0 +1,117 @@
+"""The two contracts of inference: a model is a joint density, a posterior is anything that can be sampled.
+
+Axes: K parameter samples, N data, D inputs, O outputs.
+"""
+
+import contextlib
+import pathlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import ClassVar, Self
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+Theta = dict[str, Tensor]
+"""Parameters by name. A set of K samples has a leading axis: {name: [K, ...]}."""
+
+
+class Model(ABC):
+    """A joint density p(θ) Π_i p(y_i | x_i, θ)."""
+
+    @abstractmethod
+    def prior(self) -> dict[str, Distribution]:
+        """p(θ) as independent distributions by name; `batch_shape + event_shape` is the parameter's shape."""
+
+    @abstractmethod
+    def log_likelihood(self, theta: Mapping[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+        """log p(y_i | x_i, θ), one number a datum, in nats; neither summed over data nor averaged.
+
+        theta {name: [...]}, x [N, D], y [N, O] → [N]; theta {name: [K, ...]}, x [N, D] or [K, N, D] → [K, N].
+        The factor N/n of a minibatch is the approximation's business and applied there, once.
+        """
+
+    @abstractmethod
+    def initial(self, n: int, *, generator: torch.Generator) -> Theta:
+        """n parameter values from which an optimiser or a chain can start: {name: [n, ...]}."""
+
+
+class Posterior(ABC):
+    """p(θ | D), or an approximation to it: anything that can be sampled. Frozen; keeps no data and no optimiser.
+
+    Laws, tested for every posterior from one table (tests/inference/test_conformance.py): the same generator state
+    gives the same draws; the global random state stays where it was; names, shapes, dtype and device are the
+    model's; a saved and loaded posterior draws the same.
+    """
+
+    kind: ClassVar[str]
+    """The name under which it is saved."""
+
+    @abstractmethod
+    def sample(self, n: int, *, generator: torch.Generator) -> Theta:
+        """n draws θ ~ p(θ | D): {name: [n, ...]}."""
+
+    @abstractmethod
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that defines this posterior, by flat names: what `save_posterior` writes."""
+
+    @classmethod
+    @abstractmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Self:
+        """The inverse of `tensors`."""
+
+
+def parameter_shapes(model: Model) -> dict[str, torch.Size]:
+    """Shape of every parameter of the model, without a sample axis."""
+    return {name: prior.batch_shape + prior.event_shape for name, prior in model.prior().items()}
+
+
+def save_posterior(posterior: Posterior, path: pathlib.Path) -> None:
+    """Write the posterior's tensors and kind as safetensors, never as a pickle."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in posterior.tensors().items()}
+    safetensors.torch.save_file(tensors, path, metadata={"kind": posterior.kind})
+
+
+def load_posterior(path: pathlib.Path, kinds: Mapping[str, type[Posterior]]) -> Posterior:
+    """Read what `save_posterior` wrote; `kinds` says which class belongs to which saved kind.
+
+    Raises ValueError when the file is damaged or of a kind that is not among `kinds`.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            kind = (file.metadata() or {}).get("kind")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is not a complete safetensors file: {error}") from error
+    if kind not in kinds:
+        raise ValueError(f"{path} holds a posterior of kind {kind!r}; known kinds: {', '.join(sorted(kinds))}")
+    return kinds[kind].from_tensors(tensors)
+
+
+def require(*checks: tuple[bool, str]) -> None:
+    """Raise one ValueError that names every check that failed."""
+    if problems := [message for passed, message in checks if not passed]:
+        raise ValueError("; ".join(problems))
+
+
+def check_regression_data(x: Tensor, y: Tensor) -> None:
+    """Raise ValueError unless x [N, D] and y [N, O] are finite, equally long and not empty; names field and row."""
+    require(
+        (x.ndim == 2 and y.ndim == 2, f"need x [N, D] and y [N, O], got {list(x.shape)} and {list(y.shape)}"),
+    )
+    require((len(x) == len(y) > 0, f"need as many rows in y as in x and at least one, got {len(x)} and {len(y)}"))
+    for name, values in (("x", x), ("y", y)):
+        bad = ~torch.isfinite(values).all(dim=1)
+        require((not bool(bad.any()), f"{name} has NaN or inf in {int(bad.sum())} rows, first in row {int(bad.int().argmax())}"))
+
+
+@contextlib.contextmanager
+def seeded_global_state(generator: torch.Generator) -> Iterator[None]:
+    """Lend code that only knows torch's global random state a seed drawn from `generator`, and restore it after."""
+    seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(seed)
+        yield
