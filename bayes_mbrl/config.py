@@ -1,0 +1,275 @@
+"""What runs: one validation for files, the command line and Python, which reports all mistakes at once.
+
+Later sources win: signatures and the registry < what the chosen posterior recommends < what the environment
+recommends < the file < options and `key=value`. The settings of a component (planner, posterior, ...) are the
+parameters of its function or class, so their names, types, bounds and defaults are written once, where they belong.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import importlib.metadata
+import pathlib
+import platform
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import pydantic
+from annotated_types import Ge, Gt
+
+from bayes_mbrl import __version__, signatures, yaml_subset
+from bayes_mbrl.config_problems import describe, nearest_name, unknown_name
+from bayes_mbrl.config_sources import Layer, as_layer, read_assignments
+from bayes_mbrl.errors import UserError
+from bayes_mbrl.registry import SECTIONS, Row, Table
+
+_STRICT = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+_RECORDED = ("versions", "command")
+_RECORDED_VERSIONS = ("torch", "numpy", "gymnasium", "pyro-ppl", "safetensors")
+
+
+@dataclasses.dataclass(frozen=True)
+class Component:
+    """One choice of a section and its settings, all of them."""
+
+    section: str
+    name: str
+    settings: Mapping[str, Any]
+
+    @property
+    def row(self) -> Row:
+        """The choice's row in the registry."""
+        return SECTIONS[self.section].rows[self.name]
+
+    def build(self, *args: Any, **runtime: Any) -> Any:
+        """Call the chosen function or class with the settings and with what is known at run time."""
+        return self.row.load()(*args, **runtime, **self.settings)
+
+    def check(self) -> None:
+        """Raise ValueError when the settings are impossible together, as far as that can be told without data."""
+        if (trial := SECTIONS[self.section].trial) is not None:
+            self.build(**trial())
+
+
+class Rollout(pydantic.BaseModel):
+    """How many samples a plan's return is averaged over."""
+
+    model_config = _STRICT
+
+    num_theta: Annotated[int, Gt(0)] = 20
+    """K: draws of θ from the posterior."""
+    num_noise: Annotated[int, Gt(0)] = 1
+    """M: noise draws for each θ."""
+
+
+class Config(pydantic.BaseModel):
+    """Everything that decides what a run computes. Made by `resolve` and `from_mapping`."""
+
+    model_config = pydantic.ConfigDict(**_STRICT, protected_namespaces=())
+
+    env: str = "Pendulum-v1"
+    seed: Annotated[int, Ge(0)] = 0
+    num_episodes: Annotated[int, Gt(0)] = 4
+    """Episodes in all, the first one by the base policy included."""
+    num_evaluation_episodes: Annotated[int, Ge(0)] = 5
+    algorithm: Component
+    posterior: Component
+    dynamics: Component
+    planner: Component
+    objective: Component
+    propagation: Component
+    rollout: Rollout = Rollout()
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain data from which `from_mapping` makes an equal configuration."""
+        result: dict[str, Any] = {}
+        for key in type(self).model_fields:
+            value = getattr(self, key)
+            if isinstance(value, Component):
+                result[key] = {"name": value.name, **value.settings} if value.settings else value.name
+            else:
+                result[key] = value.model_dump() if isinstance(value, pydantic.BaseModel) else value
+        return result
+
+    def to_yaml(self) -> str:
+        """The text of a file from which `load` makes an equal configuration."""
+        return yaml_subset.dump(self.to_mapping())
+
+
+def resolve(
+    overrides: Sequence[str] = (), *, options: Mapping[str, Any] | None = None, file: pathlib.Path | None = None
+) -> Config:
+    """The configuration of a command line: `key=value` overrides and options (by key; None: not given) over a file.
+
+    Raises UserError with a line for every mistake.
+    """
+    written, problems = yaml_subset.read_mapping(file) if file else ({}, [])
+    typed, more = read_assignments(overrides, options or {})
+    written = {key: value for key, value in written.items() if key not in _RECORDED}
+    return _from_layers([written, typed], [*problems, *more])
+
+
+def from_mapping(mapping: Mapping[str, Any]) -> Config:
+    """The configuration with these values over the defaults. Raises UserError with a line for every mistake."""
+    return _from_layers([mapping], [])
+
+
+def load(path: pathlib.Path) -> Config:
+    """The configuration in a file. Raises UserError with a line for every mistake."""
+    return resolve(file=path)
+
+
+def record(config: Config, command: str) -> str:
+    """`to_yaml` and, ignored when it is loaded, the command and the versions that it ran with."""
+    versions = {"bayes_mbrl": __version__, "python": platform.python_version()}
+    versions |= {name: importlib.metadata.version(name) for name in _RECORDED_VERSIONS}
+    return yaml_subset.dump({**config.to_mapping(), "command": command, "versions": versions})
+
+
+@functools.cache
+def settings_model(section: str, name: str) -> type[pydantic.BaseModel]:
+    """The settings of a component as a strict pydantic model, read off the signature of its target."""
+    table = SECTIONS[section]
+    row = table.rows[name]
+    if not table.has_settings:
+        return pydantic.create_model("settings", __config__=_STRICT)
+    return signatures.settings_model(row.load(), without=table.runtime, defaults=row.settings, config=_STRICT)
+
+
+@dataclasses.dataclass
+class _Findings:
+    """What is collected on the way, so that all of it is reported at once."""
+
+    problems: list[str]
+    errors: list[tuple[str, Mapping[str, Any]]] = dataclasses.field(default_factory=list)
+    """(section, pydantic's error), to be described when all keys are known."""
+    known: list[str] = dataclasses.field(
+        default_factory=lambda: [*Config.model_fields, *(f"rollout.{key}" for key in Rollout.model_fields)]
+    )
+    """All keys of the configuration, with their sections."""
+
+    def lines(self) -> list[str]:
+        """Everything that was found, without repetitions."""
+        described = [describe(error, section, self.known, _owners) for section, error in self.errors]
+        return list(dict.fromkeys([*self.problems, *described]))
+
+
+def _from_layers(mappings: Sequence[Mapping[str, Any]], problems: list[str]) -> Config:
+    """What a person wrote, from weak to strong; every key in it must be known, unlike in the recommendations."""
+    found = _Findings(problems)
+    written = [as_layer(mapping, problems) for mapping in mappings]
+    environment = _environment_defaults(written, problems)
+    recommended: list[Layer] = []
+    components: dict[str, Component | None] = {}
+    for section, table in SECTIONS.items():
+        name = _chosen_name(section, table, [*recommended, environment, *written], problems)
+        components[section] = _component(section, name, [*recommended, environment], written, found)
+        recommended.append(as_layer(table.rows[name].defaults, problems))
+    values = _plain_values([*recommended, environment, *written])
+    problems += _conflicts(components, values["rollout"])
+    placeholders = {section: part or Component(section, "", {}) for section, part in components.items()}
+    try:
+        config = Config.model_validate({**values, **placeholders})
+    except pydantic.ValidationError as error:
+        found.errors += [("", e) for e in error.errors()]
+    if lines := found.lines():
+        raise UserError("\n".join(lines))
+    return config
+
+
+def _environment_defaults(written: Sequence[Layer], problems: list[str]) -> Layer:
+    """What the chosen environment recommends; a problem when there is no such environment."""
+    from bayes_mbrl.environments.specs import find_spec
+
+    env = Config.model_fields["env"].default
+    for layer in written:
+        env = layer.values.get("env", env)
+    if isinstance(env, str):  # anything else is reported as a wrong type
+        try:
+            return as_layer(find_spec(env).defaults, problems)
+        except UserError as error:
+            problems += str(error).splitlines()
+    return Layer({}, {})
+
+
+def _chosen_name(section: str, table: Table, layers: Sequence[Layer], problems: list[str]) -> str:
+    """The name in the strongest layer that has one, or the table's default.
+
+    For a wrong one, a problem, and the name that was probably meant: its settings help to judge the other keys.
+    """
+    name: object = table.default
+    for layer in layers:
+        name = layer.sections.get(section, {}).get("name", name)
+    if isinstance(name, str) and name in table.rows:
+        return name
+    problems.append(unknown_name(section, name, table.rows))
+    return nearest_name(name, table.rows) or table.default
+
+
+def _component(
+    section: str, name: str, recommended: Sequence[Layer], written: Sequence[Layer], found: _Findings
+) -> Component | None:
+    """The component with its settings, checked as far as is possible without data; None when something was wrong."""
+    try:
+        fields = settings_model(section, name).model_fields
+    except UserError as error:
+        found.problems.append(f"{section} {name}: {error}")
+        return None
+    found.known += [f"{section}.{key}" for key in fields]
+    settings: dict[str, Any] = {}
+    for layer in recommended:
+        settings |= {key: value for key, value in layer.settings(section, name).items() if key in fields}
+    for layer in written:
+        settings |= layer.settings(section, name)
+    try:
+        checked = settings_model(section, name).model_validate(_frozen(settings))
+        component = Component(section, name, {key: getattr(checked, key) for key in fields})
+        component.check()
+    except pydantic.ValidationError as error:
+        found.errors += [(section, e) for e in error.errors()]
+    except ValueError as error:
+        found.problems.append(f"{section} {name}: {error}")
+    else:
+        return component
+    return None
+
+
+def _owners(section: str, key: str) -> list[str]:
+    """The components of the section that have a setting of this name."""
+    names = []
+    for name in SECTIONS[section].rows:
+        with contextlib.suppress(UserError):  # its packages are not installed
+            if key in settings_model(section, name).model_fields:
+                names.append(name)
+    return names
+
+
+def _plain_values(layers: Sequence[Layer]) -> dict[str, Any]:
+    """All that is said outside the components."""
+    rollout = {key: value for layer in layers for key, value in layer.sections.get("rollout", {}).items()}
+    return {key: value for layer in layers for key, value in layer.values.items()} | {"rollout": rollout}
+
+
+def _conflicts(components: Mapping[str, Component | None], rollout: Mapping[str, Any]) -> list[str]:
+    """What a choice asks of the others and does not get."""
+    problems = []
+    for section, component in components.items():
+        if component is None:
+            continue
+        who = f"{section} {component.name}"
+        for other, needed in component.row.requires.items():
+            got = components[other]
+            if got is not None and got.name != needed:
+                problems.append(f"{who} needs {other} {needed}, got {got.name}: write {other}={needed}")
+        for key, least in component.row.at_least.items():
+            value = rollout.get(key, Rollout.model_fields[key].default)
+            if isinstance(value, int) and value < least:
+                problems.append(f"{who} needs rollout.{key} >= {least}, got {value}")
+    return problems
+
+
+def _frozen(value: Any) -> Any:
+    """Lists as tuples, all the way down."""
+    if isinstance(value, list | tuple):
+        return tuple(_frozen(item) for item in value)
+    return {key: _frozen(item) for key, item in value.items()} if isinstance(value, dict) else value

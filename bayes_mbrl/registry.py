@@ -1,0 +1,226 @@
+"""Every choice by its name on the command line. Adding a method is a file and a row here; nothing else is edited.
+
+Targets are written as "module:attribute" and imported when used: listing the rows loads no framework, and a run loads
+only the frameworks that it uses. The settings of a row are the parameters of its target's signature, less those
+that the program supplies at run time (`Table.runtime`).
+"""
+
+import dataclasses
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from bayes_mbrl.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One choice: what it is, where it is, and what it asks of the other choices."""
+
+    summary: str
+    """One line for `bayes-mbrl list`."""
+    target: str
+    """"module:attribute" of the function or class."""
+    posteriors: tuple[str, ...] = ()
+    """"module:attribute" of the classes that this inference returns, for loading them."""
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Defaults of the target's own settings, where its signature has none or others suit better."""
+    defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Recommended values of later sections, in the form of a configuration file."""
+    requires: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Section → the one name it must have."""
+    at_least: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    """Key of the section `rollout` → the least value it may have."""
+
+    def load(self) -> Callable[..., Any]:
+        """The function or class. Raises UserError when it needs a package that is not installed."""
+        return load_attribute(self.target)
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """All choices of one kind."""
+
+    default: str
+    rows: Mapping[str, Row]
+    runtime: frozenset[str] = frozenset()
+    """Parameters of the targets that are no settings: the program supplies them."""
+    has_settings: bool = True
+    """False for functions that are used as they are."""
+    trial: Callable[[], Mapping[str, Any]] | None = None
+    """Run-time arguments with which a target can be called to check its settings; None when that needs data."""
+
+
+def load_attribute(target: str) -> Callable[..., Any]:
+    """What "module:attribute" names. Raises UserError when a package outside this one is missing."""
+    module, attribute = target.split(":")
+    try:
+        loaded: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("bayes_mbrl"):
+            raise
+        raise UserError(
+            f"{module} needs the package {error.name}, which is not installed: pip install {error.name}"
+        ) from error
+    return loaded
+
+
+def posterior_kinds(name: str) -> dict[str, type[Any]]:
+    """Saved kind → class, for all posteriors that the inference `name` returns: what `load_posterior` asks for."""
+    classes: list[Any] = [load_attribute(target) for target in POSTERIORS.rows[name].posteriors]
+    return {posterior.kind: posterior for posterior in classes}
+
+
+def _trial_bounds() -> Mapping[str, Any]:
+    import torch
+
+    return {"low": -torch.ones(1), "high": torch.ones(1)}
+
+
+ALGORITHMS = Table(
+    default="mpc",
+    runtime=frozenset(
+        {
+            "dynamics",
+            "posterior",
+            "planner",
+            "objective",
+            "propagation",
+            "reward",
+            "termination",
+            "num_theta",
+            "num_noise",
+        }
+    ),
+    rows={
+        "mpc": Row(
+            "v1.5 with p(θ|D): plan by imagined rollouts, act by the plan's first action, refit as data come in",
+            "bayes_mbrl.algorithms.mpc:MPC",
+        ),
+    },
+)
+
+POSTERIORS = Table(
+    default="mean-field",
+    runtime=frozenset({"model", "x", "y", "generator", "warm_start"}),
+    rows={
+        "point": Row(
+            "one best θ, maximum a posteriori: no epistemic uncertainty, the baseline",
+            "bayes_mbrl.inference.point:fit",
+            ("bayes_mbrl.inference.point:PointPosterior",),
+        ),
+        "mean-field": Row(
+            "independent normals over the weights, fitted to the ELBO by Pyro (Bayes by backprop)",
+            "bayes_mbrl.inference.svi:fit",
+            ("bayes_mbrl.inference.svi:MeanFieldPosterior",),
+            defaults={"dynamics": {"hidden": [50, 50]}},
+        ),
+        "ensemble": Row(
+            "several networks, each from its own start and on its own bootstrap of the data (PETS)",
+            "bayes_mbrl.inference.ensemble:fit",
+            ("bayes_mbrl.inference.ensemble:EnsemblePosterior",),
+        ),
+        "mc-dropout": Row(
+            "one network with dropout masks that stay on: each mask is a sample of θ",
+            "bayes_mbrl.inference.dropout:fit",
+            ("bayes_mbrl.inference.dropout:DropoutPosterior",),
+        ),
+        "exact-linear": Row(
+            "the exact posterior of Bayesian linear regression, in closed form; needs dynamics linear",
+            "bayes_mbrl.inference.exact_linear:fit",
+            ("bayes_mbrl.inference.exact_linear:ExactLinearPosterior",),
+            defaults={"dynamics": "linear"},
+            requires={"dynamics": "linear"},
+        ),
+    },
+)
+
+DYNAMICS = Table(
+    default="network",
+    runtime=frozenset({"transitions", "input_dim", "output_dim", "state_dim", "action_dim", "dtype", "device"}),
+    rows={
+        "network": Row(
+            "a neural network for the change of state, with learned noise",
+            "bayes_mbrl.dynamics.network:NetworkDynamics",
+        ),
+        "linear": Row(
+            "s' linear in state and action with Gaussian noise",
+            "bayes_mbrl.dynamics.linear:LinearDynamics",
+        ),
+    },
+)
+
+PLANNERS = Table(
+    default="cem",
+    runtime=frozenset({"low", "high"}),
+    trial=_trial_bounds,
+    rows={
+        "random-shooting": Row(
+            "many random plans, the best one wins", "bayes_mbrl.planners.random_shooting:RandomShooting"
+        ),
+        "cem": Row(
+            "the cross-entropy method: refit a normal to the best plans, again and again", "bayes_mbrl.planners.cem:CEM"
+        ),
+    },
+)
+
+OBJECTIVES = Table(
+    default="mean",
+    trial=dict,
+    rows={
+        "mean": Row(
+            "the expected return over θ and noise: neutral to risk", "bayes_mbrl.planners.objectives:expected_return"
+        ),
+        "mean-minus-epistemic-std": Row(
+            "mean minus a multiple of the spread over θ: avoids what the model does not know",
+            "bayes_mbrl.planners.objectives:mean_minus_epistemic_std",
+            settings={"risk_aversion": 1.0},
+        ),
+        "mean-minus-total-std": Row(
+            "mean minus a multiple of the spread over θ and noise together",
+            "bayes_mbrl.planners.objectives:mean_minus_total_std",
+            settings={"risk_aversion": 1.0},
+        ),
+        "lower-tail-mean": Row(
+            "the mean of the worst share of all outcomes (CVaR)",
+            "bayes_mbrl.planners.objectives:lower_tail_mean",
+            settings={"tail_mass": 0.1},
+        ),
+        "worst-theta": Row(
+            "the expected return under the worst θ that was drawn", "bayes_mbrl.planners.objectives:worst_theta"
+        ),
+    },
+)
+
+PROPAGATIONS = Table(
+    default="ts-infinity",
+    has_settings=False,
+    rows={
+        "ts-infinity": Row(
+            "TS∞: a particle keeps its θ over the whole horizon", "bayes_mbrl.planners.propagation:ts_infinity"
+        ),
+        "ts-1": Row("TS1: a particle meets another θ in every step", "bayes_mbrl.planners.propagation:ts_1"),
+        "expectation": Row(
+            "E: all particles go on from the mean next state", "bayes_mbrl.planners.propagation:expectation"
+        ),
+        "distribution-sampling": Row(
+            "DS: particles of one θ are drawn anew from their own normal in every step; needs rollout.num_noise >= 2",
+            "bayes_mbrl.planners.propagation:distribution_sampling",
+            at_least={"num_noise": 2},
+        ),
+        "moment-matching": Row(
+            "MM: all particles are drawn anew from one normal with their mean and spread in every step",
+            "bayes_mbrl.planners.propagation:moment_matching",
+        ),
+    },
+)
+
+SECTIONS: Mapping[str, Table] = {
+    "algorithm": ALGORITHMS,
+    "posterior": POSTERIORS,
+    "dynamics": DYNAMICS,
+    "planner": PLANNERS,
+    "objective": OBJECTIVES,
+    "propagation": PROPAGATIONS,
+}
+"""The tables by the name of their section. A row's `defaults` speak about sections that come after its own."""
