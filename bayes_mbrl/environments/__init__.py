@@ -1,1 +1,1 @@
-"""Gymnasium's home: environments, their known rewards and terminations, and the adapter."""
+"""Gymnasium's one home: the adapter, and what is known about some environments. Loads nothing itself."""

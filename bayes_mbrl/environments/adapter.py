@@ -1,0 +1,190 @@
+"""A Gymnasium environment as flat float32 tensors. What is not finite or not supported is said where it happens."""
+
+import dataclasses
+import os
+import sys
+from types import TracebackType
+from typing import Any, Self
+
+import gymnasium
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bayes_mbrl.environments.specs import EnvironmentSpec, find_spec
+from bayes_mbrl.errors import UserError
+
+
+class EnvironmentFault(Exception):  # noqa: N818 (a fault of the environment, not an error of ours)
+    """The environment itself failed: it raised, or returned what is not finite or not of its own shape.
+
+    The episode is lost; the environment may be reset and used again.
+    """
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """What one step brought."""
+
+    next_state: Tensor
+    """[S] float32"""
+    reward: float
+    terminated: bool
+    """next_state is terminal."""
+    truncated: bool
+    """A limit outside of the dynamics, mostly of time, ended the episode."""
+
+
+class Environment:
+    """A Gymnasium environment with Box observations, flattened to [S], and bounded Box actions, flattened to [A].
+
+    `max_episode_steps` replaces the environment's own time limit. Without either, `max_episode_steps` is None,
+    no step is ever truncated, and the caller has to end the episode.
+
+    Raises UserError when the environment is unknown, cannot be made, or has other spaces.
+    """
+
+    def __init__(
+        self,
+        spec: EnvironmentSpec | str,
+        *,
+        render_mode: str | None = None,
+        max_episode_steps: int | None = None,
+    ) -> None:
+        self.spec = find_spec(spec) if isinstance(spec, str) else spec
+        self._env = _make(self.spec, render_mode, max_episode_steps)
+        try:
+            observations, self._actions = _checked_spaces(self.spec.name, self._env)
+        except UserError:
+            self._env.close()
+            raise
+        self.state_dim = int(np.prod(observations.shape))
+        self.action_dim = int(np.prod(self._actions.shape))
+        self.low = _float32(self._actions.low)
+        """[A]"""
+        self.high = _float32(self._actions.high)
+        """[A]"""
+        made = self._env.spec
+        self.max_episode_steps = None if made is None else made.max_episode_steps
+        self._num_steps = 0
+
+    def reset(self, *, seed: int) -> Tensor:
+        """The first state [S] of an episode; equal seeds start equal episodes. Raises EnvironmentFault."""
+        self._num_steps = 0
+        try:
+            # Some environments seed generators of 32 bits, signed ones among them.
+            observation, _ = self._env.reset(seed=seed % 2**31)
+        except Exception as error:
+            raise self._fault(f"raised {type(error).__name__}: {error}") from error
+        return self._state(observation)
+
+    def step(self, action: Tensor) -> Step:
+        """Act once; action [A] within [low, high].
+
+        Raises EnvironmentFault, and ValueError when the action has another shape or lies outside of the bounds.
+        """
+        env_action = self._env_action(action)
+        self._num_steps += 1
+        try:
+            observation, reward, terminated, truncated, _ = self._env.step(env_action)
+            reward = float(np.asarray(reward, dtype=np.float64).item())
+            terminated, truncated = bool(terminated), bool(truncated)
+        except Exception as error:
+            raise self._fault(f"raised {type(error).__name__}: {error}") from error
+        if not np.isfinite(reward):
+            raise self._fault(f"returned a reward that is not finite: {reward}")
+        return Step(self._state(observation), reward, terminated, truncated)
+
+    def render(self) -> NDArray[np.uint8]:
+        """The picture [height, width, 3] of the present state. Raises ValueError unless render_mode is "rgb_array"."""
+        if self._env.render_mode != "rgb_array":
+            raise ValueError(f"need render_mode='rgb_array' to render, got {self._env.render_mode!r}")
+        return np.asarray(self._env.render(), dtype=np.uint8)
+
+    def close(self) -> None:
+        """Free what the environment holds; may be called again."""
+        self._env.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _env_action(self, action: Tensor) -> NDArray[Any]:
+        """The action in the environment's own shape and type, clipped by no more than rounding moved it."""
+        if action.shape != self.low.shape:
+            raise ValueError(f"need an action of shape {list(self.low.shape)}, got {list(action.shape)}")
+        values = action.detach().to("cpu", torch.float32)
+        margin = 1e-5 * (self.high - self.low)
+        if not bool(((values >= self.low - margin) & (values <= self.high + margin)).all()):
+            raise ValueError(
+                f"need an action within {self.low.tolist()} and {self.high.tolist()}, got {values.tolist()}"
+            )
+        array = values.numpy().reshape(self._actions.shape).astype(np.float64)
+        if np.issubdtype(self._actions.dtype, np.integer):
+            array = np.rint(array)
+        return np.clip(array, self._actions.low, self._actions.high).astype(self._actions.dtype)
+
+    def _state(self, observation: Any) -> Tensor:
+        try:
+            state = _float32(observation)
+        except (TypeError, ValueError) as error:
+            raise self._fault(f"returned an observation that is no array of numbers: {error}") from error
+        if len(state) != self.state_dim:
+            raise self._fault(f"returned an observation of {len(state)} numbers, its space has {self.state_dim}")
+        if not bool(torch.isfinite(state).all()):
+            raise self._fault(f"returned an observation that is not finite: {state.tolist()}")
+        return state
+
+    def _fault(self, what: str) -> EnvironmentFault:
+        when = f"step {self._num_steps}" if self._num_steps else "reset"
+        return EnvironmentFault(f"{self.spec.name} {what} (at {when} of the episode)")
+
+
+def _make(spec: EnvironmentSpec, render_mode: str | None, max_episode_steps: int | None) -> gymnasium.Env[Any, Any]:
+    if render_mode == "rgb_array":
+        _render_without_display()
+    arguments = {} if render_mode is None else {"render_mode": render_mode}  # not every environment knows it
+    try:
+        return gymnasium.make(spec.id, max_episode_steps=max_episode_steps, disable_env_checker=True, **arguments)
+    except Exception as error:  # an environment from elsewhere may raise anything
+        raise UserError(f"cannot make the environment {spec.id}: {type(error).__name__}: {error}") from error
+
+
+def _render_without_display() -> None:
+    """Let SDL and MuJoCo draw into memory where no display is; MuJoCo reads this when it is first imported."""
+    if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+        os.environ.setdefault("MUJOCO_GL", "egl")
+
+
+def _checked_spaces(name: str, env: gymnasium.Env[Any, Any]) -> tuple[gymnasium.spaces.Box, gymnasium.spaces.Box]:
+    """(observation space, action space). Raises UserError unless both are Box and the actions are bounded."""
+    observations, actions = env.observation_space, env.action_space
+    supported = "supported are Box observations and Box actions with finite bounds"
+    if not isinstance(observations, gymnasium.spaces.Box):
+        raise UserError(
+            f"{name} has observations {observations}; {supported}: register it wrapped in "
+            "gymnasium.wrappers.FlattenObservation"
+        )
+    if not isinstance(actions, gymnasium.spaces.Box):
+        raise UserError(
+            f"{name} has actions {actions}; {supported}: take an environment with continuous actions, or register it "
+            "wrapped in gymnasium.wrappers.TransformAction"
+        )
+    width = _float32(actions.high) - _float32(actions.low)
+    if not bool(torch.isfinite(width).all()):
+        raise UserError(
+            f"{name} has actions {actions} without finite bounds; {supported}: register it wrapped in "
+            "gymnasium.wrappers.TransformAction, giving the bounds to plan within"
+        )
+    return observations, actions
+
+
+def _float32(values: Any) -> Tensor:
+    """Any array of real numbers as a flat float32 tensor that shares no memory with it; too large a number is inf."""
+    return torch.from_numpy(np.array(values, dtype=np.float64)).to(torch.float32).reshape(-1)

@@ -1,0 +1,160 @@
+"""What is known about an environment, by name: its reward, its termination, and settings that suit it."""
+
+import dataclasses
+import difflib
+import importlib
+import importlib.util
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import gymnasium
+from torch import Tensor
+
+from bayes_mbrl.environments import rewards
+from bayes_mbrl.environments.rewards import RewardFunction, TerminationFunction
+from bayes_mbrl.errors import UserError
+
+FeatureFunction = Callable[[Tensor], Tensor]
+"""observation [..., S] → inputs of a network [..., F]"""
+
+
+def _short_name(environment_id: str) -> str:
+    return environment_id.rpartition(":")[2].rpartition("/")[2]
+
+
+@dataclasses.dataclass(frozen=True)
+class EnvironmentSpec:
+    """An environment and what is known about it; what is None has to be learned."""
+
+    id: str
+    """What `gymnasium.make` takes; "module:EnvId" imports the module first."""
+    summary: str
+    """One line for a person."""
+    reward: RewardFunction | None = None
+    termination: TerminationFunction | None = None
+    """`rewards.never` says that it is known never to terminate."""
+    features: FeatureFunction | None = None
+    """None is the identity."""
+    defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Settings of a run that suit this environment, nested as in its configuration."""
+
+    @property
+    def name(self) -> str:
+        """The id without module and namespace: what a person types and what a folder can be called."""
+        return _short_name(self.id)
+
+
+OWN_NAMESPACE = "bayes_mbrl"
+MUJOCO_PACKAGES = ("mujoco", "imageio")
+"""What Gymnasium imports for any MuJoCo environment."""
+
+
+def _register_own() -> None:
+    """Make our own environments known to Gymnasium, once."""
+    for name, entry_point, max_episode_steps in (
+        ("ContinuousCartPole-v0", "bayes_mbrl.environments.continuous_cartpole:ContinuousCartPole", 200),
+        ("LinearGaussian-v0", "bayes_mbrl.environments.linear_gaussian:LinearGaussian", 50),
+    ):
+        if f"{OWN_NAMESPACE}/{name}" not in gymnasium.registry:
+            gymnasium.register(f"{OWN_NAMESPACE}/{name}", entry_point, max_episode_steps=max_episode_steps)
+
+
+_register_own()
+
+_KNOWN = (
+    EnvironmentSpec(
+        id="Pendulum-v1",
+        summary="swing a pendulum up and hold it (S 3, A 1, 200 steps)",
+        reward=rewards.pendulum_reward,
+        termination=rewards.never,
+    ),
+    EnvironmentSpec(
+        id="MountainCarContinuous-v0",
+        summary="drive a weak car out of a valley: the reward is sparse (S 2, A 1, 999 steps)",
+        reward=rewards.mountain_car_reward,
+        termination=rewards.mountain_car_termination,
+    ),
+    EnvironmentSpec(
+        id=f"{OWN_NAMESPACE}/ContinuousCartPole-v0",
+        summary="balance a pole on a cart by a continuous force (S 4, A 1, 200 steps)",
+        reward=rewards.continuous_cartpole_reward,
+        termination=rewards.continuous_cartpole_termination,
+    ),
+    EnvironmentSpec(
+        id=f"{OWN_NAMESPACE}/LinearGaussian-v0",
+        summary="a linear system with Gaussian noise and quadratic cost, its truth known (S 3, A 2, 50 steps)",
+        reward=rewards.linear_gaussian_reward,
+        termination=rewards.never,
+    ),
+    EnvironmentSpec(
+        id="InvertedPendulum-v5",
+        summary="MuJoCo: balance a pole on a cart (S 4, A 1, 1000 steps)",
+        reward=rewards.inverted_pendulum_reward,
+        termination=rewards.inverted_pendulum_termination,
+    ),
+    EnvironmentSpec(
+        id="Reacher-v5",
+        summary="MuJoCo: bring a two-link arm to a target (S 10, A 2, 50 steps)",
+        reward=rewards.reacher_reward,
+        termination=rewards.never,
+    ),
+)
+
+ENVIRONMENTS: Mapping[str, EnvironmentSpec] = MappingProxyType({spec.name: spec for spec in _KNOWN})
+"""By name. Every entry is held against the real environment in the tests."""
+
+
+def find_spec(name: str) -> EnvironmentSpec:
+    """The environment called `name`: a known one, or any that Gymnasium knows, also as "module:EnvId".
+
+    Raises UserError when there is none of this name, its module cannot be imported, or MuJoCo is missing.
+    """
+    for known in _KNOWN:
+        if name in (known.name, known.id):
+            _need_mujoco(known.id)
+            return known
+    module, separator, registered = name.rpartition(":")
+    if separator:
+        _import_registering_module(module, name)
+    if registered not in gymnasium.registry:
+        raise UserError(_unknown(name, registered))
+    _need_mujoco(registered)
+    return EnvironmentSpec(id=name, summary="a Gymnasium environment whose reward and termination are learned")
+
+
+def _import_registering_module(module: str, name: str) -> None:
+    try:
+        importlib.import_module(module)
+    except Exception as error:  # a module from elsewhere may raise anything
+        raise UserError(
+            f"cannot import {module!r}, which {name!r} names as the module that registers the environment: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
+def _need_mujoco(registered: str) -> None:
+    """Say early how to install MuJoCo, where it is needed and missing."""
+    entry_point = gymnasium.registry[registered].entry_point
+    needed = isinstance(entry_point, str) and entry_point.startswith("gymnasium.envs.mujoco")
+    missing = [package for package in MUJOCO_PACKAGES if importlib.util.find_spec(package) is None]
+    if needed and missing:
+        raise UserError(
+            f"{_short_name(registered)} needs MuJoCo, and {' and '.join(missing)} cannot be found: "
+            "pip install 'bayes-mbrl[mujoco]'"
+        )
+
+
+def _unknown(name: str, registered: str) -> str:
+    nearest = _nearest(registered, [*ENVIRONMENTS, *gymnasium.registry])
+    did_you_mean = f"; nearest are {', '.join(nearest)}" if nearest else ""
+    return (
+        f"unknown environment {name!r}{did_you_mean}. Known here: {', '.join(ENVIRONMENTS)}; any other id that "
+        "Gymnasium knows works too, and 'module:EnvId' imports the module first"
+    )
+
+
+def _nearest(name: str, candidates: Iterable[str]) -> list[str]:
+    """At most three candidates that resemble `name`, the nearest first; case and namespaces do not count."""
+    by_key = {_short_name(c).lower(): c for c in reversed(list(candidates)) if not c.startswith(f"{OWN_NAMESPACE}/")}
+    return [by_key[key] for key in difflib.get_close_matches(_short_name(name).lower(), by_key, n=3, cutoff=0.6)]

@@ -1,0 +1,79 @@
+"""1,000 transitions of every real environment in the table, with the policies that reach what is worth checking."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from bayes_mbrl.environments.adapter import Environment
+from bayes_mbrl.environments.known_truth import KNOWN_STEPS
+from bayes_mbrl.environments.specs import ENVIRONMENTS, EnvironmentSpec
+
+NUM_TRANSITIONS = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class RealTransitions:
+    """What the real environment called `spec.name` did."""
+
+    spec: EnvironmentSpec
+    state: Tensor
+    """[N, S]"""
+    action: Tensor
+    """[N, A]"""
+    next_state: Tensor
+    """[N, S]"""
+    reward: Tensor
+    """[N]"""
+    terminated: Tensor
+    """[N]"""
+
+
+def _pump(state: Tensor, action: Tensor) -> Tensor:
+    """Push the way the car rolls, by at least a random force: it reaches the goal after about 100 steps."""
+    return action.abs().clamp(min=0.7) * torch.where(state[1:] >= 0, 1.0, -1.0)
+
+
+POLICIES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"MountainCarContinuous-v0": _pump}
+"""(state [S], random action [A]) → action [A], where random actions alone do not reach the end of an episode."""
+
+
+@functools.cache
+def _collect(name: str) -> RealTransitions:
+    generator = torch.Generator().manual_seed(5)
+    rows: list[tuple[Tensor, Tensor, Tensor, float, bool]] = []
+    with Environment(name) as environment:
+        low, high = environment.low, environment.high
+        state = environment.reset(seed=0)
+        while len(rows) < NUM_TRANSITIONS:
+            action = low + (high - low) * torch.rand(low.shape, generator=generator)
+            if len(rows) >= NUM_TRANSITIONS // 5 and name in POLICIES:
+                action = POLICIES[name](state, action)
+            step = environment.step(action)
+            rows.append((state, action, step.next_state, step.reward, step.terminated))
+            ended = step.terminated or step.truncated
+            state = environment.reset(seed=len(rows)) if ended else step.next_state
+    states, actions, next_states, rewards, terminated = zip(*rows, strict=True)
+    return RealTransitions(
+        ENVIRONMENTS[name],
+        torch.stack(states),
+        torch.stack(actions),
+        torch.stack(next_states),
+        torch.tensor(rewards),
+        torch.tensor(terminated),
+    )
+
+
+@pytest.fixture(params=list(ENVIRONMENTS))
+def real(request: pytest.FixtureRequest) -> RealTransitions:
+    """Transitions of each environment in the table in turn: a new one is covered as soon as it stands there."""
+    return _collect(request.param)
+
+
+@pytest.fixture(params=list(KNOWN_STEPS))
+def real_with_known_step(request: pytest.FixtureRequest) -> RealTransitions:
+    """The same for each environment whose true step is known."""
+    return _collect(request.param)
