@@ -20,9 +20,9 @@ class Layer:
     """Keys of the components, `name` among them, and of `rollout`."""
 
     def settings(self, section: str, name: str) -> dict[str, Any]:
-        """What this source says about the component `name`: nothing, when it speaks of another one."""
+        """What this source says about the component `name`: nothing, when it speaks of another one there is."""
         given = self.sections.get(section, {})
-        if given.get("name", name) != name:
+        if given.get("name") in [other for other in SECTIONS[section].rows if other != name]:
             return {}
         return {key: value for key, value in given.items() if key != "name"}
 

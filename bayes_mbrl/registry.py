@@ -7,6 +7,7 @@ that the program supplies at run time (`Table.runtime`).
 
 import dataclasses
 import importlib
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -55,7 +56,7 @@ def load_attribute(target: str) -> Callable[..., Any]:
     """What "module:attribute" names. Raises UserError when a package outside this one is missing."""
     module, attribute = target.split(":")
     try:
-        loaded: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
+        loaded: Callable[..., Any] = operator.attrgetter(attribute)(importlib.import_module(module))
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("bayes_mbrl"):
             raise
@@ -75,6 +76,15 @@ def _trial_bounds() -> Mapping[str, Any]:
     import torch
 
     return {"low": -torch.ones(1), "high": torch.ones(1)}
+
+
+def _trial_transitions() -> Mapping[str, Any]:
+    import torch
+
+    from bayes_mbrl.data import Transitions
+
+    rows, nothing = torch.zeros(2, 1), torch.zeros(2)
+    return {"transitions": Transitions(rows, rows, nothing, rows, nothing.bool(), nothing.long())}
 
 
 ALGORITHMS = Table(
@@ -137,15 +147,16 @@ POSTERIORS = Table(
 
 DYNAMICS = Table(
     default="network",
-    runtime=frozenset({"transitions", "input_dim", "output_dim", "state_dim", "action_dim", "dtype", "device"}),
+    runtime=frozenset({"transitions", "features", "learns_reward"}),
+    trial=_trial_transitions,
     rows={
         "network": Row(
             "a neural network for the change of state, with learned noise",
-            "bayes_mbrl.dynamics.network:NetworkDynamics",
+            "bayes_mbrl.dynamics.network:NetworkDynamics.from_data",
         ),
         "linear": Row(
             "s' linear in state and action with Gaussian noise",
-            "bayes_mbrl.dynamics.linear:LinearDynamics",
+            "bayes_mbrl.dynamics.linear:LinearDynamics.from_data",
         ),
     },
 )

@@ -1,0 +1,247 @@
+"""The command `bayes-mbrl`. Heavy imports stand inside the commands, so that `--help` answers at once.
+
+Exit codes: 0 done, 1 a fault of the program, 2 a mistake in what was asked for, 130 stopped by Ctrl-C.
+"""
+
+import contextlib
+import dataclasses
+import pathlib
+import shlex
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from typing import Annotated
+
+import typer
+
+from bayes_mbrl import __version__
+from bayes_mbrl.errors import UserError
+
+app = typer.Typer(
+    name="bayes-mbrl",
+    help="Model-based reinforcement learning that knows what it does not know.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Run = Annotated[pathlib.Path, typer.Argument(help="The folder of a run.", show_default=False)]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def main() -> None:
+    """The console entry point."""
+    app()
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"bayes-mbrl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def run(
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Any other setting, such as planner.horizon=25; see --print-config."),
+    ] = None,
+    env: Annotated[
+        str | None, typer.Option(help="Environment: `bayes-mbrl list environments`, or any id of Gymnasium.")
+    ] = None,
+    algorithm: Annotated[str | None, typer.Option(help="How the model is used.")] = None,
+    posterior: Annotated[str | None, typer.Option(help="How p(θ|D) is approximated.")] = None,
+    planner: Annotated[str | None, typer.Option(help="How a plan is searched.")] = None,
+    objective: Annotated[str | None, typer.Option(help="What makes a plan good.")] = None,
+    propagation: Annotated[str | None, typer.Option(help="How uncertainty travels over the horizon.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The one seed of the run.")] = None,
+    out: Annotated[pathlib.Path | None, typer.Option(help="New folder for the run.  [default: one in runs/]")] = None,
+    config_file: Annotated[
+        pathlib.Path | None, typer.Option("--config", metavar="FILE", help="Settings as YAML; the command line wins.")
+    ] = None,
+    print_config: Annotated[bool, typer.Option("--print-config", help="Print what would run, and stop.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Learn an environment's dynamics and act by them; without arguments, swing up a pendulum."""
+    choices = {"env": env, "algorithm": algorithm, "posterior": posterior, "planner": planner}
+    choices |= {"objective": objective, "propagation": propagation}
+    with _reported(debug) as session:
+        from bayes_mbrl.config import resolve
+
+        config = resolve(overrides or [], options={**choices, "seed": seed}, file=config_file)
+        if print_config:
+            typer.echo(config.to_yaml(), nl=False)
+            return
+        from bayes_mbrl import experiment, progress, run_folder
+
+        _one_thread()
+        session.folder = run_folder.new_run_folder(out, config, command=shlex.join(["bayes-mbrl", *sys.argv[1:]]))
+        with progress.for_this_terminal() as observer:
+            experiment.run_experiment(config, session.folder, observer=observer)
+
+
+@app.command()
+def resume(
+    folder: Run,
+    episodes: Annotated[
+        int | None, typer.Option(min=1, help="Episodes in all.  [default: as the run was started]")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Go on with a run that was stopped, or with more episodes than it had."""
+    with _reported(debug) as session:
+        from bayes_mbrl import experiment, progress
+
+        _one_thread()
+        session.folder = folder
+        with progress.for_this_terminal() as observer:
+            experiment.resume_experiment(folder, num_episodes=episodes, observer=observer)
+
+
+@app.command()
+def evaluate(
+    folder: Run,
+    episodes: Annotated[int | None, typer.Option(min=1, help="How many episodes.  [default: as in the run]")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the start states.  [default: the run's]")] = None,
+    debug: Debug = False,
+) -> None:
+    """Act with what a run has learned, and learn nothing more."""
+    with _reported(debug):
+        from bayes_mbrl import experiment, progress
+
+        _one_thread()
+        with progress.for_this_terminal() as observer:
+            returns = experiment.evaluate_run(folder, num_episodes=episodes, seed=seed, observer=observer)
+        typer.echo(_spread(returns))
+
+
+@app.command(name="list")
+def list_choices(
+    what: Annotated[
+        str | None,
+        typer.Argument(help="environments, posteriors, planners, objectives, propagations, algorithms or dynamics."),
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """List what can be chosen, each with a line."""
+    with _reported(debug):
+        import rich.console
+        import rich.table
+
+        console = rich.console.Console()
+        for kind in _kinds(what):
+            rows = _summaries(kind)
+            if not console.is_terminal:
+                typer.echo("".join(f"{kind}\t{name}\t{summary}\n" for name, summary in rows.items()), nl=False)
+                continue
+            table = rich.table.Table(
+                "name", "", title=kind, title_justify="left", box=None, padding=(0, 2, 0, 0), show_header=False
+            )
+            for name, summary in rows.items():
+                table.add_row(name, summary)
+            console.print(table, "", markup=False)
+
+
+_SECTIONS = {
+    "posteriors": "posterior",
+    "planners": "planner",
+    "objectives": "objective",
+    "propagations": "propagation",
+    "algorithms": "algorithm",
+    "dynamics": "dynamics",
+}
+
+
+def _kinds(what: str | None) -> list[str]:
+    """The kinds to list: the one that was asked for, or all."""
+    kinds = ["environments", *_SECTIONS]
+    if what is None:
+        return kinds
+    if what in kinds:
+        return [what]
+    from bayes_mbrl.config_problems import unknown_name
+
+    raise UserError(unknown_name("kind", what, kinds))
+
+
+def _summaries(kind: str) -> Mapping[str, str]:
+    """Name → line, for all choices of a kind."""
+    if kind == "environments":
+        from bayes_mbrl.environments.specs import ENVIRONMENTS
+
+        return {name: spec.summary for name, spec in ENVIRONMENTS.items()}
+    from bayes_mbrl.registry import SECTIONS
+
+    return {name: row.summary for name, row in SECTIONS[_SECTIONS[kind]].rows.items()}
+
+
+def _spread(returns: list[float]) -> str:
+    """Mean and spread of returns, in a line."""
+    import statistics
+
+    if not returns:
+        return "no evaluation episodes"
+    spread = statistics.stdev(returns) if len(returns) > 1 else 0.0
+    mean = statistics.fmean(returns)
+    return f"evaluation return: {mean:.1f} ± {spread:.1f} (mean ± standard deviation of {len(returns)} episodes)"
+
+
+def _one_thread() -> None:
+    """One thread for torch: with small networks, two fight over the work."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@dataclasses.dataclass
+class _Session:
+    """What an interrupted command tells about."""
+
+    folder: pathlib.Path | None = None
+
+
+@contextlib.contextmanager
+def _reported(debug: bool) -> Iterator[_Session]:
+    """Errors as lines on stderr and an exit code; with `debug`, the traceback before them."""
+    session = _Session()
+    try:
+        yield session
+        return
+    except typer.Exit:
+        raise
+    except KeyboardInterrupt as error:
+        cause: BaseException = error
+        lines, code = [_how_to_go_on(session.folder)], 130
+    except UserError as error:
+        cause = error
+        lines, code = [f"error: {line}" for line in str(error).splitlines()], 2
+    except Exception as error:
+        cause = error
+        message = " ".join(str(error).split())
+        lines, code = [f"error: {type(error).__name__}: {message}; run with --debug for the traceback"], 1
+    if debug:
+        traceback.print_exception(cause)
+    for line in lines:
+        typer.echo(line, err=True)
+    raise typer.Exit(code)
+
+
+def _how_to_go_on(folder: pathlib.Path | None) -> str:
+    if folder is None:
+        return "stopped"
+    from bayes_mbrl.checkpoint import has_checkpoint
+
+    if not has_checkpoint(folder):
+        return f"stopped before the first checkpoint; start again with: bayes-mbrl run --config {folder}/config.yaml"
+    return f"stopped; what is done is saved in {folder}; go on with: bayes-mbrl resume {shlex.quote(str(folder))}"
