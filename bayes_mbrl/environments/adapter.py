@@ -187,4 +187,5 @@ def _checked_spaces(name: str, env: gymnasium.Env[Any, Any]) -> tuple[gymnasium.
 
 def _float32(values: Any) -> Tensor:
     """Any array of real numbers as a flat float32 tensor that shares no memory with it; too large a number is inf."""
+    # A copy, since torch warns of arrays that are read-only.
     return torch.from_numpy(np.array(values, dtype=np.float64)).to(torch.float32).reshape(-1)

@@ -225,6 +225,13 @@ def test_state_shares_no_memory_with_the_environment(monkeypatch: pytest.MonkeyP
         assert state.tolist() == [0.0, 0.0]
 
 
+def test_read_only_observations_are_taken_without_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    fixed = np.array([0.5, 0.25])
+    fixed.setflags(write=False)
+    environment, _ = scripted(monkeypatch, start=fixed)
+    assert environment.reset(seed=0).tolist() == [0.5, 0.25]
+
+
 def test_actions_take_the_shape_and_type_of_the_space(monkeypatch: pytest.MonkeyPatch) -> None:
     space = Box(np.array([[-1.0, -2.0], [0.0, 0.1]]), np.array([[1.0, 2.0], [0.5, 0.3]]), dtype=np.float64)
     environment, inner = scripted(monkeypatch, action_space=space)

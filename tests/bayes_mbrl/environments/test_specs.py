@@ -56,6 +56,7 @@ def test_spec_is_frozen() -> None:
     [
         ("Pendulm-v1", "Pendulum-v1"),
         ("pendulum-v1", "Pendulum-v1"),
+        ("PENDULUM-V1", "Pendulum-v1"),
         ("Pendulum", "Pendulum-v1"),
         ("ContinousCartpole-v0", "ContinuousCartPole-v0"),
         ("HalfCheeta-v5", "HalfCheetah-v5"),
