@@ -229,7 +229,12 @@ def test_read_only_observations_are_taken_without_a_warning(monkeypatch: pytest.
     fixed = np.array([0.5, 0.25])
     fixed.setflags(write=False)
     environment, _ = scripted(monkeypatch, start=fixed)
-    assert environment.reset(seed=0).tolist() == [0.5, 0.25]
+    before = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)  # else torch warns once in a process, perhaps long before this test
+    try:
+        assert environment.reset(seed=0).tolist() == [0.5, 0.25]
+    finally:
+        torch.set_warn_always(before)
 
 
 def test_actions_take_the_shape_and_type_of_the_space(monkeypatch: pytest.MonkeyPatch) -> None:
