@@ -219,7 +219,8 @@ def test_scalar_box(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_state_shares_no_memory_with_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for dtype in (np.float32, np.float64):
         buffer = np.zeros(2, dtype=dtype)
-        environment, _ = scripted(monkeypatch, start=buffer)
+        environment, inner = scripted(monkeypatch)
+        inner.start = buffer  # given at construction, Gymnasium would copy it
         state = environment.reset(seed=0)
         buffer += 1
         assert state.tolist() == [0.0, 0.0]
@@ -228,7 +229,8 @@ def test_state_shares_no_memory_with_the_environment(monkeypatch: pytest.MonkeyP
 def test_read_only_observations_are_taken_without_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     fixed = np.array([0.5, 0.25])
     fixed.setflags(write=False)
-    environment, _ = scripted(monkeypatch, start=fixed)
+    environment, inner = scripted(monkeypatch)
+    inner.start = fixed
     before = torch.is_warn_always_enabled()
     torch.set_warn_always(True)  # else torch warns once in a process, perhaps long before this test
     try:
