@@ -33,11 +33,15 @@ def describe(
 def unknown_key(path: str, known: Collection[str]) -> str:
     """The line for a key that does not exist, with the key that was probably meant."""
     section, _, last = path.rpartition(".")
-    nearest = [key for key in known if key.rpartition(".")[2] == last]
-    nearest += difflib.get_close_matches(path, known, n=1)
-    nearest += [key for key in known if difflib.get_close_matches(last, [key.rpartition(".")[2]])]
-    if nearest:
-        return f"unknown key {path}; did you mean {nearest[0]}?"
+
+    def likeness(key: str) -> float:
+        other_section, _, other_last = key.rpartition(".")
+        alike = _likeness(last, other_last)
+        return alike + 0.3 * _likeness(section, other_section) if alike > 0.65 else 0.0
+
+    nearest = max(known, key=likeness)
+    if likeness(nearest) > 0:
+        return f"unknown key {path}; did you mean {nearest}?"
     there = [key for key in known if key.rpartition(".")[0] == section]
     if section and not there:
         return f"unknown key {path}: there are no keys below {section}"
@@ -61,6 +65,11 @@ def unknown_name(section: str, name: object, names: Collection[str]) -> str:
 def show(value: object) -> str:
     """A value as a person would write it in a file."""
     return json.dumps(value, default=str, ensure_ascii=False)
+
+
+def _likeness(one: str, other: str) -> float:
+    """1 for equal words, 0 for words that share nothing."""
+    return difflib.SequenceMatcher(None, one, other).ratio()
 
 
 def _path(section: str, location: Iterable[int | str]) -> str:

@@ -1,0 +1,67 @@
+import re
+import subprocess
+import sys
+
+import pytest
+
+from bayes_mbrl.config import from_mapping, settings_model
+from bayes_mbrl.environments.specs import ENVIRONMENTS
+from bayes_mbrl.inference.base import Posterior
+from bayes_mbrl.registry import POSTERIORS, SECTIONS, load_attribute, posterior_kinds
+
+ROWS = [(section, name) for section, table in SECTIONS.items() for name in table.rows]
+
+
+@pytest.mark.parametrize(("section", "name"), ROWS)
+def test_every_row_is_there_and_its_settings_can_be_read(section: str, name: str) -> None:
+    row = SECTIONS[section].rows[name]
+    assert callable(row.load())
+    assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name)
+    assert "\n" not in row.summary
+    assert 20 <= len(row.summary) <= 120
+    settings_model(section, name)
+
+
+@pytest.mark.parametrize(("section", "name"), ROWS)
+def test_every_row_runs_with_its_defaults_and_is_recorded(section: str, name: str) -> None:
+    row = SECTIONS[section].rows[name]
+    config = from_mapping({section: name, **row.requires, "rollout": dict(row.at_least)})
+    assert getattr(config, section).name == name
+    assert from_mapping(config.to_mapping()) == config
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_the_default_is_one_of_the_rows(section: str) -> None:
+    assert SECTIONS[section].default in SECTIONS[section].rows
+
+
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_every_environment_has_a_valid_configuration(name: str) -> None:
+    assert from_mapping({"env": name}).env == name
+
+
+@pytest.mark.parametrize("name", POSTERIORS.rows)
+def test_every_posterior_can_be_loaded_by_its_kind(name: str) -> None:
+    kinds = posterior_kinds(name)
+    assert kinds
+    for kind, posterior in kinds.items():
+        assert issubclass(posterior, Posterior)
+        assert posterior.kind == kind
+
+
+def test_no_kind_belongs_to_two_classes() -> None:
+    seen: dict[str, type] = {}
+    for name in POSTERIORS.rows:
+        for kind, posterior in posterior_kinds(name).items():
+            assert seen.setdefault(kind, posterior) is posterior
+
+
+def test_reading_the_registry_loads_no_framework() -> None:
+    code = "import sys, bayes_mbrl.registry; print({'torch', 'pyro', 'gymnasium', 'jax'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_a_missing_module_of_ours_is_a_fault_and_no_users_mistake() -> None:
+    with pytest.raises(ModuleNotFoundError):
+        load_attribute("bayes_mbrl.no_such_module:fit")
