@@ -4,16 +4,25 @@ Axes: K parameter samples, N data, D inputs, O outputs.
 """
 
 import contextlib
+import functools
+import inspect
+import operator
 import pathlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from typing import ClassVar, Self
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, ClassVar, ParamSpec, Self, TypeVar, get_origin
 
 import safetensors
 import safetensors.torch
 import torch
+from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor
 from torch.distributions import Distribution
+
+from bayes_mbrl.inference.layers import Parameter
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 Theta = dict[str, Tensor]
 """Parameters by name. A set of K samples has a leading axis: {name: [K, ...]}."""
@@ -22,12 +31,17 @@ Theta = dict[str, Tensor]
 class Model(ABC):
     """A joint density p(θ) Π_i p(y_i | x_i, θ)."""
 
+    @property
+    def affine_parameters(self) -> frozenset[str]:
+        """Parameters that enter through `layers.affine` alone: a fit may draw those datum by datum."""
+        return frozenset()
+
     @abstractmethod
     def prior(self) -> dict[str, Distribution]:
         """p(θ) as independent distributions by name; `batch_shape + event_shape` is the parameter's shape."""
 
     @abstractmethod
-    def log_likelihood(self, theta: Mapping[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+    def log_likelihood(self, theta: Mapping[str, Parameter], x: Tensor, y: Tensor) -> Tensor:
         """log p(y_i | x_i, θ), one number a datum, in nats; neither summed over data nor averaged.
 
         theta {name: [...]}, x [N, D], y [N, O] → [N]; theta {name: [K, ...]}, x [N, D] or [K, N, D] → [K, N].
@@ -82,7 +96,7 @@ def load_posterior(path: pathlib.Path, kinds: Mapping[str, type[Posterior]]) -> 
     """
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            kind = (file.metadata() or {}).get("kind")
+            kind = str((file.metadata() or {}).get("kind"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path} is not a complete safetensors file: {error}") from error
@@ -97,6 +111,42 @@ def require(*checks: tuple[bool, str]) -> None:
         raise ValueError("; ".join(problems))
 
 
+def check_settings(fit: Callable[P, R]) -> Callable[P, R]:
+    """Make a `fit` raise ValueError, before any work, for every setting outside the bounds in its annotation.
+
+    A bound such as `Annotated[int, Gt(0)]` is written once, in the signature it belongs to: here it guards calls from
+    Python, and the configuration reads the same annotation to report all mistakes before a run starts.
+    """
+    signature = inspect.signature(fit)
+    bounds = {
+        name: [m for m in parameter.annotation.__metadata__ if isinstance(m, Gt | Ge | Lt | Le)]
+        for name, parameter in signature.parameters.items()
+        if get_origin(parameter.annotation) is Annotated
+    }
+
+    @functools.wraps(fit)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        given = signature.bind(*args, **kwargs).arguments
+        require(*(_check(name, given[name], bound) for name in bounds if name in given for bound in bounds[name]))
+        return fit(*args, **kwargs)
+
+    return checked
+
+
+_COMPARISONS: dict[type, tuple[str, str, Callable[[float, float], bool]]] = {
+    Gt: ("gt", ">", operator.gt),
+    Ge: ("ge", ">=", operator.ge),
+    Lt: ("lt", "<", operator.lt),
+    Le: ("le", "<=", operator.le),
+}
+
+
+def _check(name: str, value: float, bound: Gt | Ge | Lt | Le) -> tuple[bool, str]:
+    field, symbol, holds = _COMPARISONS[type(bound)]
+    limit = getattr(bound, field)
+    return holds(value, limit), f"need {name} {symbol} {limit}, got {value}"
+
+
 def check_regression_data(x: Tensor, y: Tensor) -> None:
     """Raise ValueError unless x [N, D] and y [N, O] are finite, equally long and not empty; names field and row."""
     require(
@@ -105,7 +155,12 @@ def check_regression_data(x: Tensor, y: Tensor) -> None:
     require((len(x) == len(y) > 0, f"need as many rows in y as in x and at least one, got {len(x)} and {len(y)}"))
     for name, values in (("x", x), ("y", y)):
         bad = ~torch.isfinite(values).all(dim=1)
-        require((not bool(bad.any()), f"{name} has NaN or inf in {int(bad.sum())} rows, first in row {int(bad.int().argmax())}"))
+        require(
+            (
+                not bool(bad.any()),
+                f"{name} has NaN or inf in {int(bad.sum())} rows, first in row {int(bad.int().argmax())}",
+            )
+        )
 
 
 @contextlib.contextmanager
@@ -113,5 +168,5 @@ def seeded_global_state(generator: torch.Generator) -> Iterator[None]:
     """Lend code that only knows torch's global random state a seed drawn from `generator`, and restore it after."""
     seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
     with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(seed)
+        torch.random.manual_seed(seed)
         yield

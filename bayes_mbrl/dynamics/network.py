@@ -1,0 +1,128 @@
+"""A Bayesian network as dynamics: standardised (features(s), a) → standardised change of state Δs.
+
+Axes: K parameter samples, S state, A action; see base.py. Source: lecture; targets Δs: Nagabandi et al. (2018), eq. 2.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from bayes_mbrl.data import Transitions
+from bayes_mbrl.dynamics.base import Dynamics
+from bayes_mbrl.dynamics.standardise import Standardiser
+from bayes_mbrl.inference.network import Activation, BayesianNetwork, Noise
+from bayes_mbrl.inference.scratch import NO_SCRATCH, Scratch
+
+Features = Callable[[Tensor], Tensor]
+
+
+def identity(state: Tensor) -> Tensor:
+    """The observation itself as the network's input."""
+    return state
+
+
+class NetworkDynamics(Dynamics):
+    """s' = s + Δ, Δ ~ N(mean, std²) from a `BayesianNetwork` on standardised inputs and targets.
+
+    A learned reward is one more target, standardised too.
+    """
+
+    def __init__(
+        self,
+        model: BayesianNetwork,
+        *,
+        features: Features,
+        input_standardiser: Standardiser,
+        target_standardiser: Standardiser,
+        learns_reward: bool,
+    ) -> None:
+        self.model = model
+        self.features = features
+        self.inputs = input_standardiser
+        self.targets = target_standardiser
+        self.learns_reward = learns_reward
+        self.state_dim = len(target_standardiser.mean) - int(learns_reward)
+
+    @classmethod
+    def from_data(
+        cls,
+        transitions: Transitions,
+        *,
+        features: Features = identity,
+        learns_reward: bool = False,
+        hidden: Sequence[int] = (50, 50),
+        activation: Activation = "silu",
+        noise: Noise = "heteroscedastic",
+        noise_std: float = 0.05,
+        min_std: float = 1e-3,
+        max_std: float = 2.0,
+        prior_scale: float = 1.0,
+    ) -> Self:
+        """The untrained dynamics whose standardisation is fitted on all of these transitions.
+
+        The bounds on the noise are in units of the standardised targets; see `BayesianNetwork` for the others.
+        """
+        inputs = _raw_inputs(transitions.state, transitions.action, features)
+        targets = _raw_targets(transitions, learns_reward)
+        model = BayesianNetwork(
+            inputs.shape[-1],
+            targets.shape[-1],
+            hidden=hidden,
+            activation=activation,
+            noise=noise,
+            noise_std=noise_std,
+            min_std=min_std,
+            max_std=max_std,
+            prior_scale=prior_scale,
+            dtype=inputs.dtype,
+            device=inputs.device,
+        )
+        return cls(
+            model,
+            features=features,
+            input_standardiser=Standardiser.fitted(inputs),
+            target_standardiser=Standardiser.fitted(targets),
+            learns_reward=learns_reward,
+        )
+
+    def regression_data(self, transitions: Transitions) -> tuple[Tensor, Tensor]:
+        """x: standardised (features(s), a) [N, D]; y: standardised Δs, and the reward if it is learned [N, O]."""
+        x = self.inputs(_raw_inputs(transitions.state, transitions.action, self.features))
+        return x, self.targets(_raw_targets(transitions, self.learns_reward))
+
+    def predict(
+        self, theta: Mapping[str, Tensor], states: Tensor, actions: Tensor, *, scratch: Scratch = NO_SCRATCH
+    ) -> tuple[Tensor, Tensor]:
+        """See `Dynamics.predict`."""
+        states = states[..., : self.state_dim]
+        x = _raw_inputs(states, actions, self.features, scratch=scratch)
+        out = scratch.take("inputs", x.shape, x)
+        x = torch.div(torch.sub(x, self.inputs.mean, out=out), self.inputs.std, out=out)
+        mean, std = self.model.predict(theta, x.flatten(1, -2), scratch=scratch)
+        shape = (*states.shape[:-1], mean.shape[-1])
+        mean, std = mean.view(shape), std.view(shape)
+        out = scratch.take("mean", shape, mean)
+        mean = torch.addcmul(self.targets.mean, self.targets.std, mean, out=out)
+        if self.learns_reward:
+            mean = torch.cat([mean[..., :-1] + states, mean[..., -1:]], -1)
+        else:
+            mean = torch.add(mean, states, out=out)
+        return mean, torch.mul(std, self.targets.std, out=scratch.take("scaled_std", shape, std))
+
+    def log_likelihood(self, theta: Mapping[str, Tensor], transitions: Transitions) -> Tensor:
+        """See `Dynamics.log_likelihood`; a learned reward counts as a dimension."""
+        x, y = self.regression_data(transitions)
+        return self.model.log_likelihood(theta, x, y) - torch.log(self.targets.std).sum()
+
+
+def _raw_inputs(states: Tensor, actions: Tensor, features: Features, *, scratch: Scratch = NO_SCRATCH) -> Tensor:
+    inputs = features(states)
+    shape = (*states.shape[:-1], inputs.shape[-1] + actions.shape[-1])
+    return torch.cat([inputs, actions.expand(*states.shape[:-1], -1)], -1, out=scratch.take("inputs", shape, inputs))
+
+
+def _raw_targets(transitions: Transitions, learns_reward: bool) -> Tensor:
+    change = transitions.next_state - transitions.state
+    return torch.cat([change, transitions.reward.unsqueeze(-1)], -1) if learns_reward else change

@@ -1,0 +1,142 @@
+"""A Bayesian network for regression: y_i ~ N(mean(x_i, θ), std(x_i, θ)²), weights with normal priors.
+
+Axes: K parameter samples, N data, D inputs, O outputs.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, Normal
+
+from bayes_mbrl.inference.base import Model, Theta, require
+from bayes_mbrl.inference.layers import Parameter, affine
+from bayes_mbrl.inference.scratch import NO_SCRATCH, Scratch
+
+Activation = Literal["silu", "tanh", "relu"]
+Noise = Literal["heteroscedastic", "homoscedastic", "fixed"]
+
+_ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    # name: (a new tensor, in place)
+    "silu": (torch.ops.aten.silu, torch.ops.aten.silu_),
+    "tanh": (torch.tanh, torch.tanh_),
+    "relu": (torch.relu, torch.relu_),
+}
+
+
+class BayesianNetwork(Model):
+    """p(y | x, θ) = N(mean, std²) with a fully connected network; no hidden layer makes it a linear regression.
+
+    Parameters are `weight_0` [D, width], `bias_0` [width], … and, with homoscedastic noise, `log_noise_std` [O].
+    Priors: weights N(0, prior_scale² / fan_in), biases and `log_noise_std` N(0, prior_scale²).
+
+    noise says where the std comes from: "heteroscedastic", an output of the network; "homoscedastic", one learned
+    number an output; "fixed", `noise_std` (then maximum likelihood is least squares). A learned std is bounded
+    softly, to (min_std, min_std + max_std) in units of y, as in PETS (Chua et al. 2018, appendix A.1).
+    """
+
+    def __init__(
+        self,
+        input_dim: int,
+        output_dim: int,
+        *,
+        hidden: Sequence[int] = (50, 50),
+        activation: Activation = "silu",
+        noise: Noise = "heteroscedastic",
+        noise_std: float = 0.05,
+        min_std: float = 1e-3,
+        max_std: float = 2.0,
+        prior_scale: float = 1.0,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        require(
+            (input_dim >= 1 and output_dim >= 1, f"need input_dim, output_dim >= 1, got {input_dim}, {output_dim}"),
+            (all(width >= 1 for width in hidden), f"need every hidden width >= 1, got {list(hidden)}"),
+            (activation in _ACTIVATIONS, f"activation is one of {', '.join(_ACTIVATIONS)}, got {activation!r}"),
+            (noise in ("heteroscedastic", "homoscedastic", "fixed"), f"unknown noise {noise!r}"),
+            (noise_std > 0, f"need noise_std > 0, got {noise_std}"),
+            (0 < min_std < max_std, f"need 0 < min_std < max_std, got {min_std} and {max_std}"),
+            (prior_scale > 0, f"need prior_scale > 0, got {prior_scale}"),
+        )
+        self.output_dim = output_dim
+        self.noise = noise
+        self.noise_std = noise_std
+        self.prior_scale = prior_scale
+        self.dtype = dtype
+        self.device = torch.device(device)
+        self._activate, self._activate_in_place = _ACTIVATIONS[activation]
+        self.min_std = min_std
+        self.max_std = max_std
+        last = 2 * output_dim if noise == "heteroscedastic" else output_dim
+        self.layer_sizes = [input_dim, *hidden, last]
+
+    @property
+    def affine_parameters(self) -> frozenset[str]:
+        """All weights and biases."""
+        return frozenset(name for name in self.prior() if name != "log_noise_std")
+
+    @property
+    def num_layers(self) -> int:
+        """Number of affine layers."""
+        return len(self.layer_sizes) - 1
+
+    def prior(self) -> dict[str, Distribution]:
+        """Independent normals; see the class."""
+        priors: dict[str, Distribution] = {}
+        for layer, (fan_in, width) in enumerate(zip(self.layer_sizes[:-1], self.layer_sizes[1:], strict=True)):
+            priors[f"weight_{layer}"] = self._normal(self.prior_scale / math.sqrt(fan_in), fan_in, width)
+            priors[f"bias_{layer}"] = self._normal(self.prior_scale, width)
+        if self.noise == "homoscedastic":
+            priors["log_noise_std"] = self._normal(self.prior_scale, self.output_dim)
+        return priors
+
+    def initial(self, n: int, *, generator: torch.Generator) -> Theta:
+        """Weights ~ N(0, 1 / fan_in), everything else 0: {name: [n, ...]}."""
+        theta = {}
+        for name, prior in self.prior().items():
+            value = torch.zeros(n, *prior.batch_shape, dtype=self.dtype, device=self.device)
+            if name.startswith("weight"):
+                value = value.normal_(0.0, 1 / math.sqrt(prior.batch_shape[0]), generator=generator)
+            theta[name] = value
+        return theta
+
+    def predict(
+        self, theta: Mapping[str, Parameter], x: Tensor, *, scratch: Scratch = NO_SCRATCH
+    ) -> tuple[Tensor, Tensor]:
+        """(mean, std) of y: x [N, D] → two tensors [N, O]; with θ_1..θ_K, x [N, D] or [K, N, D] → two [K, N, O]."""
+        for layer in range(self.num_layers):
+            name = f"layer_{layer}"
+            x = affine(x, theta[f"weight_{layer}"], theta[f"bias_{layer}"], scratch=scratch, name=name)
+            if layer < self.num_layers - 1:
+                x = self._activate_in_place(x) if scratch.reuses else self._activate(x)
+        if self.noise == "heteroscedastic":
+            mean, raw = x[..., : self.output_dim], x[..., self.output_dim :]
+            return mean, self._bounded_std(raw, scratch)
+        if self.noise == "homoscedastic":
+            log_std = theta["log_noise_std"]
+            assert isinstance(log_std, Tensor), "only the parameters of affine layers may be random weights"
+            return x, self._bounded_std(log_std.unsqueeze(-2), NO_SCRATCH).expand_as(x)
+        return x, torch.full((), self.noise_std, dtype=x.dtype, device=x.device).expand_as(x)
+
+    def log_likelihood(self, theta: Mapping[str, Parameter], x: Tensor, y: Tensor) -> Tensor:
+        """Σ over outputs of log N(y | mean, std²), per datum: [N] or [K, N]."""
+        mean, std = self.predict(theta, x)
+        return gaussian_log_density(y, mean, std).sum(-1)
+
+    def _normal(self, std: float, *shape: int) -> Normal:
+        zeros = torch.zeros(shape, dtype=self.dtype, device=self.device)
+        return Normal(zeros, torch.full_like(zeros, std), validate_args=False)
+
+    def _bounded_std(self, raw: Tensor, scratch: Scratch) -> Tensor:
+        """min_std + max_std · sigmoid(raw − log max_std): exp(raw) inside bounds, PETS' two softplus in closed form."""
+        out = scratch.take("std", raw.shape, raw)
+        share = torch.sigmoid(torch.sub(raw, math.log(self.max_std), out=out), out=out)
+        return torch.add(torch.mul(share, self.max_std, out=out), self.min_std, out=out)
+
+
+def gaussian_log_density(y: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """log N(y | mean, std²) elementwise, in nats."""
+    return -0.5 * ((y - mean) / std) ** 2 - torch.log(std) - 0.5 * math.log(2 * math.pi)
