@@ -243,5 +243,7 @@ def _how_to_go_on(folder: pathlib.Path | None) -> str:
     from bayes_mbrl.checkpoint import has_checkpoint
 
     if not has_checkpoint(folder):
-        return f"stopped before the first checkpoint; start again with: bayes-mbrl run --config {folder}/config.yaml"
-    return f"stopped; what is done is saved in {folder}; go on with: bayes-mbrl resume {shlex.quote(str(folder))}"
+        again = shlex.join(["bayes-mbrl", "run", "--config", str(folder / "config.yaml")])
+        return f"stopped before the first checkpoint; start again with: {again}"
+    again = shlex.join(["bayes-mbrl", "resume", str(folder)])
+    return f"stopped; what is done is saved in {folder}; go on with: {again}"

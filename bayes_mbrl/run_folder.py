@@ -1,5 +1,6 @@
 """The folder of a run: its name, its configuration, and its metrics as JSON lines and TensorBoard events."""
 
+import contextlib
 import datetime
 import itertools
 import json
@@ -73,14 +74,15 @@ class MetricsLog:
 
     def close(self) -> None:
         """Close both files."""
-        self._file.close()
-        self._events.close()
+        with writing(self._path), contextlib.closing(self._file), contextlib.closing(self._events):
+            pass
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with contextlib.suppress(*([UserError] if kind else [])):  # a full disk fails twice, the first one tells more
+            self.close()
 
 
 def _named(config: Config) -> pathlib.Path:
