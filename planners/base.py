@@ -69,6 +69,37 @@ def search(
     return state
 
 
+def require(*checks: tuple[bool, str]) -> None:
+    """Raise one ValueError that names every check that failed."""
+    if problems := [message for passed, message in checks if not passed]:
+        raise ValueError("; ".join(problems))
+
+
+def mid_range_plan(low: Tensor, high: Tensor, horizon: int) -> Tensor:
+    """The plan [H, A] that always acts half way between low [A] and high [A], as when nothing is known."""
+    return (0.5 * low + 0.5 * high).expand(horizon, -1).clone()
+
+
+def shift_plan(plan: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """The plan [H, A] without its first action, a mid-range action appended."""
+    return torch.cat([plan[1:], mid_range_plan(low, high, 1)])
+
+
+def check_told(plans: Tensor, scores: Tensor, horizon: int, num_actions: int) -> None:
+    """Raise ValueError unless plans are [C, H, A] with C >= 1 and scores [C], all scores finite."""
+    require(
+        (
+            plans.ndim == 3 and plans.shape[1:] == (horizon, num_actions) and len(plans) > 0,
+            f"need plans [C, {horizon}, {num_actions}] with C >= 1, got shape {list(plans.shape)}",
+        ),
+        (
+            scores.shape == plans.shape[:1],
+            f"need one score a plan: plans [C, H, A] and scores [C], got {list(plans.shape)} and {list(scores.shape)}",
+        ),
+    )
+    check_scores(scores)
+
+
 def check_scores(scores: Tensor) -> None:
     """Raise ValueError, saying how many, when scores are not finite."""
     if not bool(torch.isfinite(scores).all()):
@@ -81,8 +112,11 @@ def check_scores(scores: Tensor) -> None:
 
 def check_bounds(low: Tensor, high: Tensor) -> list[str]:
     """What is wrong with the action bounds [A]; empty when nothing is."""
-    if low.ndim != 1 or low.shape != high.shape:
+    if low.ndim != 1 or low.shape != high.shape or len(low) == 0:
         return [f"need bounds low [A] and high [A], got shapes {list(low.shape)} and {list(high.shape)}"]
+    if not low.is_floating_point() or low.dtype != high.dtype or low.device != high.device:
+        got = f"{low.dtype} on {low.device} and {high.dtype} on {high.device}"
+        return [f"need floating-point bounds of one dtype and device, got {got}"]
     if not bool(torch.isfinite(low).all() and torch.isfinite(high).all()):
         return [f"need finite action bounds, got low {low.tolist()} and high {high.tolist()}: rescale the action space"]
     if not bool((low < high).all()):

@@ -1,0 +1,126 @@
+"""Objectives: whole returns [K, M, C] to scores [C], higher is better.
+
+K parameter samples (what data could teach) and M noise draws (what it could not) stay apart until here. Risk is taken
+over whole returns, never per time step and then summed. Every function below builds an objective, so that a table of
+them can treat all alike. A NaN among a candidate's returns makes its score NaN, so that it can never win unseen.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from bayes_mbrl.planners.base import require
+
+Objective = Callable[[Tensor], Tensor]
+"""Whole returns [K, M, C] → scores [C], higher is better."""
+
+
+def expected_return() -> Objective:
+    """E[R]: the mean over θ and noise. returns [K, M, C] → scores [C]."""
+
+    def objective(returns: Tensor) -> Tensor:
+        _check_returns(returns)
+        return returns.mean(dim=(0, 1))
+
+    return objective
+
+
+def mean_minus_epistemic_std(risk_aversion: float) -> Objective:
+    """E[R] − risk_aversion · sd_θ(E[R | θ]): averse to what more data could teach, indifferent to noise.
+
+    returns [K, M, C] → scores [C]. The variance over θ of the mean over M noise draws still holds 1/M of the noise's
+    own variance, which is subtracted (one-way analysis of variance, clamped at 0; variances are unbiased). With M = 1
+    the two cannot be told apart and all spread counts as epistemic; with K = 1 none does.
+    Raises ValueError unless risk_aversion is finite and >= 0.  Source: Searle, Casella & McCulloch (1992), ch. 3.
+    """
+    _check_risk_aversion(risk_aversion)
+
+    def objective(returns: Tensor) -> Tensor:
+        _check_returns(returns)
+        return returns.mean(dim=(0, 1)) - risk_aversion * _sqrt(_epistemic_variance(returns))
+
+    return objective
+
+
+def mean_minus_total_std(risk_aversion: float) -> Objective:
+    """E[R] − risk_aversion · sd(R): averse to all spread, whether data could remove it or not.
+
+    returns [K, M, C] → scores [C]. The variance over all K·M outcomes is unbiased; a single outcome has none.
+    Raises ValueError unless risk_aversion is finite and >= 0.
+    """
+    _check_risk_aversion(risk_aversion)
+
+    def objective(returns: Tensor) -> Tensor:
+        _check_returns(returns)
+        outcomes = returns.flatten(0, 1)
+        return outcomes.mean(dim=0) - risk_aversion * _sqrt(_variance(outcomes, dim=0))
+
+    return objective
+
+
+def lower_tail_mean(tail_mass: float) -> Objective:
+    """Mean of the worst `tail_mass` of all outcomes (CVaR): 1 is the mean, → 0 the worst case.
+
+    returns [K, M, C] → scores [C]. The boundary outcome gets the fractional weight that makes the mass exact.
+    Raises ValueError unless 0 < tail_mass <= 1.  Source: Rockafellar & Uryasev (2002).
+    """
+    require((0 < tail_mass <= 1, f"need 0 < tail_mass <= 1, got {tail_mass}"))
+
+    def objective(returns: Tensor) -> Tensor:
+        _check_returns(returns)
+        outcomes = returns.flatten(0, 1).sort(dim=0).values
+        num_in_tail = tail_mass * len(outcomes)
+        rank = torch.arange(len(outcomes), dtype=torch.float64)
+        weight = ((num_in_tail - rank).clamp(0, 1) / min(num_in_tail, len(outcomes))).to(outcomes)
+        # NaN sorts last, where the weight is 0; the product keeps it (0 · NaN = NaN), slicing the tail would lose it.
+        return (weight[:, None] * outcomes).sum(dim=0)
+
+    return objective
+
+
+def worst_theta() -> Objective:
+    """min_θ E[R | θ]: the mean over noise under the least favourable of the K parameter samples.
+
+    returns [K, M, C] → scores [C]. The minimum falls as K grows: compare scores of equal K only.
+    """
+
+    def objective(returns: Tensor) -> Tensor:
+        _check_returns(returns)
+        return returns.mean(dim=1).amin(dim=0)
+
+    return objective
+
+
+def _epistemic_variance(returns: Tensor) -> Tensor:
+    """Var_θ(E[R | θ]) of returns [K, M, C], freed of the noise that a mean over M draws still holds: [C]."""
+    between = _variance(returns.mean(dim=1), dim=0)
+    within = _variance(returns, dim=1).mean(dim=0)
+    return (between - within / returns.shape[1]).clamp(min=0)
+
+
+def _variance(values: Tensor, dim: int) -> Tensor:
+    """Unbiased variance along `dim`; 0, not NaN, of a single value (NaN stays NaN)."""
+    if values.shape[dim] == 1:
+        return 0 * values.squeeze(dim)
+    return values.var(dim=dim)
+
+
+def _sqrt(variance: Tensor) -> Tensor:
+    """√variance with the gradient 0, not infinity, where the variance is 0."""
+    zero = variance == 0
+    return torch.where(zero, 0, torch.where(zero, 1, variance).sqrt())
+
+
+def _check_returns(returns: Tensor) -> None:
+    require(
+        (
+            returns.ndim == 3 and 0 not in returns.shape[:2],
+            f"need returns [K, M, C] with K >= 1 and M >= 1, got shape {list(returns.shape)}",
+        )
+    )
+
+
+def _check_risk_aversion(risk_aversion: float) -> None:
+    require((0 <= risk_aversion < math.inf, f"need risk_aversion finite and >= 0, got {risk_aversion}"))
