@@ -73,8 +73,8 @@ def _run(*arguments: str) -> typer.testing.Result:
 def test_options_and_overrides_arrive(experiment: _Experiment, tmp_path: pathlib.Path) -> None:
     result = _run(
         "run", "planner.horizon=30", "--posterior", "ensemble", "rollout.num_theta=3", "--seed", "7",
-        "--config", "my.yaml", "--env", "E", "--algorithm", "A", "--planner", "P", "--objective", "O", "--propagation", "G",
-        "--out", "here",
+        "--config", "my.yaml", "--env", "E", "--algorithm", "A", "--planner", "P", "--objective", "O",
+        "--propagation", "G", "--out", "here",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     options = {
