@@ -33,8 +33,8 @@ class CEM(Planner[CEMState]):
     """Mean and variance of the `num_elites` best of `num_candidates` plans, mixed with the old ones by `momentum`.
 
     mean ← momentum · mean + (1 − momentum) · mean(elites), the variance likewise. The warm start is the mean shifted by
-    one step, a mid-range action at its end, with the initial variance. The defaults search thoroughly, within 1 % of the
-    optimum of linear-quadratic problems; PETS, with a warm start, takes 400 candidates, 40 elites and 5 iterations.
+    one step, a mid-range action at its end, with the initial variance. The defaults search thoroughly, within 1 % of
+    the optimum of linear-quadratic problems; PETS, with a warm start, takes 400 candidates, 40 elites and 5 iterations.
     Raises ValueError on impossible settings, all of them at once.
     """
 
