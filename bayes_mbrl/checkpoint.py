@@ -36,6 +36,8 @@ class RunState:
     """One for every episode, of numbers, text and None."""
     next_episode: int
     faults_in_a_row: int = 0
+    num_fitted: int = 0
+    """The posterior has learned from this many of the first transitions."""
 
 
 def save_checkpoint(folder: pathlib.Path, state: RunState) -> None:
@@ -108,7 +110,11 @@ def _write(partial: pathlib.Path, state: RunState) -> None:
         flush_to_disk(path)
         data = path.read_bytes()
         files[path.name] = {"bytes": len(data), "sha256": _sum(data)}
-    rest = {key: getattr(state, key) for key in ("metrics", "next_episode", "faults_in_a_row")}
+    rest = {
+        field.name: getattr(state, field.name)
+        for field in dataclasses.fields(state)
+        if field.name not in ("transitions", "posterior")
+    }
     content = {"files": files, "state": rest}
     document = {"format": FORMAT, "sha256": _sum(_canonical(content)), "content": content}
     write_text(partial / _STATE, json.dumps(document, indent=1))

@@ -242,8 +242,7 @@ def _how_to_go_on(folder: pathlib.Path | None) -> str:
         return "stopped"
     from bayes_mbrl.checkpoint import has_checkpoint
 
-    if not has_checkpoint(folder):
-        again = shlex.join(["bayes-mbrl", "run", "--config", str(folder / "config.yaml")])
-        return f"stopped before the first checkpoint; start again with: {again}"
     again = shlex.join(["bayes-mbrl", "resume", str(folder)])
+    if not has_checkpoint(folder):
+        return f"stopped before the first checkpoint; start again with: {again}"
     return f"stopped; what is done is saved in {folder}; go on with: {again}"

@@ -71,6 +71,8 @@ class Config(pydantic.BaseModel):
     seed: Annotated[int, Ge(0)] = 0
     num_episodes: Annotated[int, Gt(0)] = 4
     """Episodes in all, the first one by the base policy included."""
+    num_steps: Annotated[int, Gt(0)] | None = None
+    """No episode starts after this many environment steps; None: `num_episodes` alone decides."""
     num_evaluation_episodes: Annotated[int, Ge(0)] = 5
     algorithm: Component
     posterior: Component

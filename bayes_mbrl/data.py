@@ -5,7 +5,7 @@ import os
 import pathlib
 import zipfile
 from collections.abc import Sequence
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -49,7 +49,9 @@ class Transitions:
             bad = ~torch.isfinite(values).all(dim=1)
             if bool(bad.any()):
                 row = int(bad.int().argmax())
-                raise ValueError(f"{name} is not finite in {int(bad.sum())} rows, first in row {row}: {values[row].tolist()}")
+                raise ValueError(
+                    f"{name} is not finite in {int(bad.sum())} rows, first in row {row}: {values[row].tolist()}"
+                )
 
     def __len__(self) -> int:
         return len(self.state)
@@ -71,7 +73,8 @@ class Transitions:
         """Write an npz file, whole or not at all."""
         temporary = path.with_name(path.name + ".partial")
         with temporary.open("wb") as file:
-            np.savez(file, **{name: tensor.cpu().numpy() for name, tensor in self.tensors().items()})
+            arrays: dict[str, Any] = {name: tensor.cpu().numpy() for name, tensor in self.tensors().items()}
+            np.savez(file, **arrays)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -89,19 +89,6 @@ def _trial_transitions() -> Mapping[str, Any]:
 
 ALGORITHMS = Table(
     default="mpc",
-    runtime=frozenset(
-        {
-            "dynamics",
-            "posterior",
-            "planner",
-            "objective",
-            "propagation",
-            "reward",
-            "termination",
-            "num_theta",
-            "num_noise",
-        }
-    ),
     rows={
         "mpc": Row(
             "v1.5 with p(θ|D): plan by imagined rollouts, act by the plan's first action, refit as data come in",
@@ -117,7 +104,7 @@ POSTERIORS = Table(
         "point": Row(
             "one best θ, maximum a posteriori: no epistemic uncertainty, the baseline",
             "bayes_mbrl.inference.point:fit",
-            ("bayes_mbrl.inference.point:PointPosterior",),
+            ("bayes_mbrl.inference.draws:DrawsPosterior",),
         ),
         "mean-field": Row(
             "independent normals over the weights, fitted to the ELBO by Pyro (Bayes by backprop)",
@@ -128,7 +115,7 @@ POSTERIORS = Table(
         "ensemble": Row(
             "several networks, each from its own start and on its own bootstrap of the data (PETS)",
             "bayes_mbrl.inference.ensemble:fit",
-            ("bayes_mbrl.inference.ensemble:EnsemblePosterior",),
+            ("bayes_mbrl.inference.draws:DrawsPosterior",),
         ),
         "mc-dropout": Row(
             "one network with dropout masks that stay on: each mask is a sample of θ",

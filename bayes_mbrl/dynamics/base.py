@@ -23,6 +23,8 @@ class Dynamics(ABC):
 
     model: Model
     """What an inference fits: `fit(dynamics.model, *dynamics.regression_data(transitions), ...)`."""
+    output_dim: int
+    """Dimensions of a prediction: S, or S + 1 with a learned reward."""
 
     @abstractmethod
     def regression_data(self, transitions: Transitions) -> tuple[Tensor, Tensor]:
@@ -50,7 +52,11 @@ class Dynamics(ABC):
         noise: Tensor,
         *,
         scratch: Scratch = NO_SCRATCH,
+        name: str = "next_states",
     ) -> Tensor:
-        """s' = mean(s, a, θ) + std(s, a, θ) · noise: a pure function; noise is standard normal [K, ..., S]."""
+        """s' = mean(s, a, θ) + std(s, a, θ) · noise: a pure function; noise is standard normal [K, ..., S].
+
+        With a `scratch`, the result lies in its buffer `name`: it lasts until that name is used again.
+        """
         mean, std = self.predict(theta, states, actions, scratch=scratch)
-        return torch.addcmul(mean, std, noise, out=scratch.take("next_states", mean.shape, mean))
+        return torch.addcmul(mean, std, noise, out=scratch.take(name, mean.shape, mean))

@@ -38,12 +38,13 @@ class NetworkDynamics(Dynamics):
         target_standardiser: Standardiser,
         learns_reward: bool,
     ) -> None:
-        self.model = model
+        self.model: BayesianNetwork = model
         self.features = features
         self.inputs = input_standardiser
         self.targets = target_standardiser
         self.learns_reward = learns_reward
-        self.state_dim = len(target_standardiser.mean) - int(learns_reward)
+        self.output_dim = len(target_standardiser.mean)
+        self.state_dim = self.output_dim - int(learns_reward)
 
     @classmethod
     def from_data(
@@ -105,10 +106,9 @@ class NetworkDynamics(Dynamics):
         mean, std = mean.view(shape), std.view(shape)
         out = scratch.take("mean", shape, mean)
         mean = torch.addcmul(self.targets.mean, self.targets.std, mean, out=out)
-        if self.learns_reward:
-            mean = torch.cat([mean[..., :-1] + states, mean[..., -1:]], -1)
-        else:
-            mean = torch.add(mean, states, out=out)
+        mean[..., : self.state_dim].add_(
+            states
+        )  # in place is safe under autograd: addcmul keeps its inputs, not its result
         return mean, torch.mul(std, self.targets.std, out=scratch.take("scaled_std", shape, std))
 
     def log_likelihood(self, theta: Mapping[str, Tensor], transitions: Transitions) -> Tensor:

@@ -1,0 +1,93 @@
+"""Model-based reinforcement learning version 1.5 with p(θ | D): model predictive control under uncertainty.
+
+Source: lecture, "model-based reinforcement learning version 1.5" and "How to plan with uncertainty"; Chua et al.
+(2018), algorithm 1. The lecture's numbered steps:
+
+1. run the base policy to collect D                       experiment.py, the first episode
+2. learn the dynamics, here the posterior p(θ | D)        experiment.py, `Learner.fit`, every `refit_every` steps
+3. plan through it to choose actions                      `MPCAgent.act`, by rollout.evaluate_plans
+4. execute the first planned action, observe s'           `MPCAgent.act` and episode.py
+5. append (s, a, s') to D                                 episode.py
+"""
+
+import dataclasses
+from typing import Annotated, Any
+
+import torch
+from annotated_types import Gt
+from torch import Tensor
+
+from bayes_mbrl.algorithms.base import Agent
+from bayes_mbrl.dynamics.base import Dynamics
+from bayes_mbrl.environments.rewards import RewardFunction, TerminationFunction
+from bayes_mbrl.inference.base import Posterior
+from bayes_mbrl.planners.base import Planner, search
+from bayes_mbrl.planners.objectives import Objective
+from bayes_mbrl.planners.propagation import Propagation
+from bayes_mbrl.rollout import DIVERGENCE_RETURN, evaluate_plans
+
+
+@dataclasses.dataclass(frozen=True)
+class MPCMemory:
+    """What is carried from step to step of one episode."""
+
+    planner_state: Any
+    """The search as it stood when it last planned, shifted to the present step."""
+    steps_since_planning: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MPCAgent(Agent):
+    """Plans at every `replan_every`-th step and executes the plan's actions until it plans again."""
+
+    posterior: Posterior
+    dynamics: Dynamics
+    planner: Planner[Any]
+    objective: Objective
+    propagation: Propagation
+    reward: RewardFunction
+    termination: TerminationFunction | None
+    num_theta: int
+    num_noise: int
+    replan_every: int = 1
+    divergence_return: float = DIVERGENCE_RETURN
+
+    def act(
+        self, observation: Tensor, memory: MPCMemory | None, *, generator: torch.Generator
+    ) -> tuple[Tensor, MPCMemory]:
+        """See `Agent.act`."""
+        state = self.planner.init() if memory is None else memory.planner_state
+        steps = 0 if memory is None else memory.steps_since_planning
+        if steps % self.replan_every == 0:
+            with torch.no_grad():
+                state = search(
+                    self.planner, state, lambda plans: self.score(plans, observation, generator), generator=generator
+                )
+        return state.plan[0], MPCMemory(self.planner.shift(state), steps + 1)
+
+    def score(self, plans: Tensor, observation: Tensor, generator: torch.Generator) -> Tensor:
+        """The four steps of the lecture: scores [C] of the plans [C, H, A] from the observation [S]."""
+        return evaluate_plans(
+            plans,
+            observation,
+            posterior=self.posterior,
+            dynamics=self.dynamics,
+            reward=self.reward,
+            objective=self.objective,
+            termination=self.termination,
+            propagation=self.propagation,
+            num_theta=self.num_theta,
+            num_noise=self.num_noise,
+            generator=generator,
+            divergence_return=self.divergence_return,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class MPC:
+    """Settings of the algorithm."""
+
+    refit_every: Annotated[int, Gt(0)] | None = None
+    """Environment steps between two fits of the posterior; None: after each episode."""
+    replan_every: Annotated[int, Gt(0)] = 1
+    """Environment steps between two plans; 1 is MPC proper, the horizon is open loop."""

@@ -1,0 +1,143 @@
+"""What a run leaves behind beside its checkpoint: data, posterior, ArviZ file and a picture."""
+
+import importlib.metadata
+import pathlib
+
+import torch
+import xarray
+from torch import Tensor
+
+from bayes_mbrl.algorithms.episode import Episode
+from bayes_mbrl.analysis.diagnostics import posterior_tree, save_tree
+from bayes_mbrl.analysis.plots import Fan, LearningCurve, Shares, run_figure, save_figure
+from bayes_mbrl.analysis.uncertainty import split_predictive_variance
+from bayes_mbrl.build import Builder
+from bayes_mbrl.checkpoint import RunState
+from bayes_mbrl.data import Transitions
+from bayes_mbrl.dynamics.network import NetworkDynamics
+from bayes_mbrl.files import writing
+from bayes_mbrl.inference.base import Theta, save_posterior
+from bayes_mbrl.rollout import imagine
+from bayes_mbrl.seeding import generator_for
+
+NUM_DRAWS = 100
+"""K in the ArviZ file and in the picture's uncertainties."""
+MAX_TRANSITIONS = 200
+"""Transitions in the ArviZ file: the last ones of the run, thinned evenly."""
+FAN_LENGTH = 50
+"""Steps that the picture looks ahead."""
+FAN_SAMPLES = 40
+"""K of the fan in the picture."""
+
+
+def write(
+    folder: pathlib.Path, builder: Builder, state: RunState, evaluation: list[Episode]
+) -> dict[str, pathlib.Path]:
+    """Write everything; returns the paths by what they hold."""
+    assert state.transitions is not None
+    assert state.posterior is not None
+    paths = {
+        "picture": folder / "run.png",
+        "ArviZ": folder / "posterior.nc",
+        "posterior": folder / "posterior" / "posterior.safetensors",
+        "transitions": folder / "transitions.npz",
+        "metrics": folder / "metrics.jsonl",
+        "configuration": folder / "config.yaml",
+    }
+    # The last episode of evaluation was never learned from; without one, the last of training has to do.
+    shown = evaluation[-1].transitions if evaluation else _last_episode(state.transitions)
+    dynamics = builder.dynamics(state.transitions[: state.num_fitted])
+    theta = state.posterior.sample(NUM_DRAWS, generator=_generator(builder, "draws"))
+    with writing(folder):
+        state.transitions.save(paths["transitions"])
+        paths["posterior"].parent.mkdir(exist_ok=True)
+        save_posterior(state.posterior, paths["posterior"])
+        save_tree(_tree(builder, dynamics, theta, state.transitions), paths["ArviZ"])
+        curve = _learning_curve(builder, state, evaluation)
+        figure = run_figure(
+            curve=curve, fan=_fan(builder, dynamics, state, shown), shares=_shares(dynamics, theta, shown)
+        )
+        save_figure(figure, paths["picture"])
+    return paths
+
+
+def summary(state: RunState, evaluation: list[Episode]) -> dict[str, object]:
+    """What the closing table shows, by label."""
+    assert state.transitions is not None
+    returns = torch.tensor([episode.total_reward for episode in evaluation])
+    spread = f" ± {returns.std():.1f} (sd of {len(returns)} episodes)" if len(returns) > 1 else ""
+    return {
+        "environment steps": len(state.transitions),
+        "evaluation return": f"{returns.mean():.1f}{spread}" if evaluation else "not evaluated",
+    }
+
+
+def _generator(builder: Builder, what: str) -> torch.Generator:
+    index = {"draws": 0, "fan": 1, "noise": 2}[what]
+    return generator_for(builder.config.seed, "report", 2**31 + index)
+
+
+def _last_episode(transitions: Transitions) -> Transitions:
+    return transitions[transitions.episode == transitions.episode[-1]]
+
+
+def _learning_curve(builder: Builder, state: RunState, evaluation: list[Episode]) -> LearningCurve:
+    returns = torch.tensor([m["return"] for m in state.metrics])
+    return LearningCurve(
+        returns.numpy(),
+        base_policy_episodes=1,
+        evaluation_returns=torch.tensor([episode.total_reward for episode in evaluation]).numpy(),
+        name=f"{builder.config.env}, {builder.config.posterior.name}",
+    )
+
+
+def _fan(builder: Builder, dynamics: NetworkDynamics, state: RunState, episode: Transitions) -> Fan:
+    """Trajectories imagined from the episode's first state under the actions that were really taken."""
+    assert state.posterior is not None
+    length = min(FAN_LENGTH, len(episode))
+    imagined = imagine(
+        episode.action[:length],
+        episode.state[0],
+        posterior=state.posterior,
+        dynamics=dynamics,
+        num_theta=FAN_SAMPLES,
+        generator=_generator(builder, "fan"),
+    )
+    finite = torch.isfinite(imagined).flatten(2).all(-1).all(-1)  # a particle that diverged cannot be drawn
+    real = torch.cat([episode.state[:1], episode.next_state[:length]])
+    return Fan(
+        (imagined[finite] if finite.any() else real.expand(1, 1, -1, -1)).numpy(),
+        real.numpy(),
+        dimension_names=tuple(f"s[{i}]" for i in range(real.shape[1])),
+        time_step_label="steps ahead",
+        dimension_scale=dynamics.inputs.std[: real.shape[1]].numpy(),
+    )
+
+
+def _shares(dynamics: NetworkDynamics, theta: Theta, episode: Transitions) -> Shares:
+    """Epistemic and aleatoric variance of one-step predictions along the episode, summed over standardised targets."""
+    mean, std = dynamics.model.predict(theta, dynamics.regression_data(episode)[0])
+    split = split_predictive_variance(mean, std)
+    return Shares(split.epistemic.sum(-1).numpy(), split.aleatoric.sum(-1).numpy())
+
+
+def _tree(builder: Builder, dynamics: NetworkDynamics, theta: Theta, transitions: Transitions) -> xarray.DataTree:
+    """Function values, predictions and log-likelihood at transitions of the run, for ArviZ."""
+    rows = torch.linspace(0, len(transitions) - 1, min(MAX_TRANSITIONS, len(transitions))).long()
+    chosen = transitions[rows]
+    states = chosen.state.expand(NUM_DRAWS, -1, -1)
+    mean, std = (values[..., : dynamics.state_dim] for values in dynamics.predict(theta, states, chosen.action))
+    noise: Tensor = torch.empty_like(mean).normal_(generator=_generator(builder, "noise"))
+    return posterior_tree(
+        function_mean=mean,
+        function_std=std,
+        posterior_predictive=mean + std * noise,
+        log_likelihood=dynamics.log_likelihood(theta, chosen),
+        states=chosen.state,
+        actions=chosen.action,
+        next_states=chosen.next_state,
+        environment=builder.config.env,
+        posterior_family=builder.config.posterior.name,
+        transition_index=rows.tolist(),
+        versions={name: importlib.metadata.version(name) for name in ("bayes-mbrl", "torch", "pyro-ppl")},
+    )

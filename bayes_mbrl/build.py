@@ -1,0 +1,77 @@
+"""From a configuration to the objects it names: the only place where both are known."""
+
+import dataclasses
+from typing import Any
+
+import torch
+
+from bayes_mbrl.algorithms.base import RandomAgent
+from bayes_mbrl.algorithms.mpc import MPC, MPCAgent
+from bayes_mbrl.config import Config
+from bayes_mbrl.data import Transitions
+from bayes_mbrl.dynamics.network import NetworkDynamics, identity
+from bayes_mbrl.environments.adapter import Environment
+from bayes_mbrl.inference.base import Posterior
+from bayes_mbrl.rollout import DIVERGENCE_RETURN
+
+
+@dataclasses.dataclass(frozen=True)
+class Builder:
+    """Makes agents and fits posteriors as the configuration says, for one environment."""
+
+    config: Config
+    environment: Environment
+
+    @property
+    def algorithm(self) -> MPC:
+        """Settings of the algorithm."""
+        return self.config.algorithm.build()  # type: ignore[no-any-return]
+
+    def base_policy(self) -> RandomAgent:
+        """π_0, which collects the first episode."""
+        return RandomAgent(self.environment.low, self.environment.high)
+
+    def dynamics(self, transitions: Transitions) -> NetworkDynamics:
+        """The dynamics without its parameters, standardised on these transitions."""
+        spec = self.environment.spec
+        return self.config.dynamics.build(  # type: ignore[no-any-return]
+            transitions, features=spec.features or identity, learns_reward=spec.reward is None
+        )
+
+    def fit(
+        self, transitions: Transitions, previous: Posterior | None, *, generator: torch.Generator
+    ) -> tuple[Posterior, Any]:
+        """(p(θ | D), info) for the dynamics of these transitions."""
+        dynamics = self.dynamics(transitions)
+        x, y = dynamics.regression_data(transitions)
+        return self.config.posterior.build(  # type: ignore[no-any-return]
+            dynamics.model, x, y, generator=generator, warm_start=previous
+        )
+
+    def agent(self, transitions: Transitions, posterior: Posterior) -> MPCAgent:
+        """Plans with the posterior, which was fitted to these transitions."""
+        spec, config = self.environment.spec, self.config
+        planner = config.planner.build(low=self.environment.low, high=self.environment.high)
+        return MPCAgent(
+            posterior=posterior,
+            dynamics=self.dynamics(transitions),
+            planner=planner,
+            objective=config.objective.build(),
+            propagation=config.propagation.row.load(),
+            reward=spec.reward or learned_reward,
+            termination=spec.termination,
+            num_theta=config.rollout.num_theta,
+            num_noise=config.rollout.num_noise,
+            replan_every=self.algorithm.replan_every,
+            divergence_return=_divergence_return(transitions, planner.horizon),
+        )
+
+
+def learned_reward(state: torch.Tensor, action: torch.Tensor, next_state: torch.Tensor) -> torch.Tensor:
+    """The reward that the dynamics predicts as its last dimension [...]."""
+    return next_state[..., -1]
+
+
+def _divergence_return(transitions: Transitions, horizon: int) -> float:
+    """Worse, by far, than any return that rewards like those seen could add up to."""
+    return min(DIVERGENCE_RETURN, -1e3 * horizon * float(transitions.reward.abs().max()))

@@ -1,0 +1,212 @@
+"""The main job: base policy, then fit, plan, act, append, again; checkpointed, resumable, evaluated at the end.
+
+A run is a function of its configuration. Whatever is random in episode e comes from generators made of the seed and e
+alone (seeding.py), so a killed run that is resumed from its last checkpoint gives the numbers of one never killed.
+"""
+
+import dataclasses
+import math
+import pathlib
+from collections.abc import Sequence
+
+from bayes_mbrl import artefacts
+from bayes_mbrl.algorithms.base import Agent
+from bayes_mbrl.algorithms.episode import Episode, run_episode
+from bayes_mbrl.analysis.uncertainty import mixture_log_likelihood
+from bayes_mbrl.build import Builder
+from bayes_mbrl.checkpoint import RunState, has_checkpoint, load_checkpoint, save_checkpoint
+from bayes_mbrl.config import Config
+from bayes_mbrl.data import Transitions
+from bayes_mbrl.environments.adapter import Environment, EnvironmentFault
+from bayes_mbrl.errors import UserError
+from bayes_mbrl.inference.base import Posterior
+from bayes_mbrl.progress import Observer
+from bayes_mbrl.registry import posterior_kinds
+from bayes_mbrl.run_folder import MetricsLog, load_run
+from bayes_mbrl.seeding import generator_for, stream_seed
+
+MAX_FAULTS_IN_A_ROW = 3
+HELD_OUT_SAMPLES = 50
+"""K for the score of the model on the episode just collected."""
+
+
+def run_experiment(config: Config, folder: pathlib.Path, *, observer: Observer) -> RunState:
+    """Do the run that `config` describes, in a new run folder."""
+    return _run(config, folder, RunState(None, None, [], next_episode=0), observer)
+
+
+def resume_experiment(folder: pathlib.Path, *, num_episodes: int | None, observer: Observer) -> RunState:
+    """Go on from the last checkpoint, to `num_episodes` episodes in all instead of those configured if given."""
+    config = load_run(folder)
+    if num_episodes is not None:
+        config = config.model_copy(update={"num_episodes": num_episodes})
+    if not has_checkpoint(folder):
+        return run_experiment(config, folder, observer=observer)
+    state = load_checkpoint(folder, posterior_kinds(config.posterior.name))
+    return _run(config, folder, dataclasses.replace(state, faults_in_a_row=0), observer)
+
+
+def evaluate_run(
+    folder: pathlib.Path, *, num_episodes: int | None, seed: int | None, observer: Observer
+) -> list[float]:
+    """Returns of evaluation episodes with what the run has learned; it learns nothing more."""
+    config = load_run(folder)
+    state = load_checkpoint(folder, posterior_kinds(config.posterior.name))
+    config = config.model_copy(
+        update={
+            "num_evaluation_episodes": config.num_evaluation_episodes if num_episodes is None else num_episodes,
+            "seed": config.seed if seed is None else seed,
+        }
+    )
+    with Environment(config.env) as environment:
+        return [episode.total_reward for episode in evaluate(Builder(config, environment), state, observer)]
+
+
+def evaluate(builder: Builder, state: RunState, observer: Observer) -> list[Episode]:
+    """Episodes of the current policy from start states that training does not use."""
+    config = builder.config
+    agent = builder.agent(*_fitted(state))
+    observer.phase("evaluating", config.num_evaluation_episodes)
+    episodes = []
+    for number in range(config.num_evaluation_episodes):
+        episode = run_episode(
+            builder.environment,
+            agent,
+            number=number,
+            seed=stream_seed(config.seed, "evaluation-environment", number),
+            generator=generator_for(config.seed, "evaluation-acting", number),
+        )
+        observer.advance(**{"return": episode.total_reward})
+        episodes.append(episode)
+    return episodes
+
+
+def _run(config: Config, folder: pathlib.Path, state: RunState, observer: Observer) -> RunState:
+    observer.started(config, folder)
+    with Environment(config.env) as environment, MetricsLog(folder, state.metrics) as log:
+        builder = Builder(config, environment)
+        for metrics in state.metrics:
+            observer.episode(metrics)
+        while not _is_done(config, state):
+            state = _next_episode(builder, state, observer)
+            save_checkpoint(folder, state)
+            if state.faults_in_a_row >= MAX_FAULTS_IN_A_ROW:
+                raise UserError(
+                    f"{config.env} failed in {state.faults_in_a_row} episodes in a row; "
+                    f"what was learned before is kept: mend the environment, then bayes-mbrl resume {folder}"
+                )
+            if state.faults_in_a_row == 0:
+                log.write(state.metrics[-1])
+                observer.episode(state.metrics[-1])
+        episodes = evaluate(builder, state, observer)
+        paths = artefacts.write(folder, builder, state, episodes)
+    observer.finished(artefacts.summary(state, episodes), paths)
+    return state
+
+
+def _is_done(config: Config, state: RunState) -> bool:
+    num_steps = 0 if state.transitions is None else len(state.transitions)
+    return state.next_episode >= config.num_episodes or num_steps >= (config.num_steps or math.inf)
+
+
+def _next_episode(builder: Builder, state: RunState, observer: Observer) -> RunState:
+    """Act for one episode and learn from it; after a fault of the environment only the fault is counted."""
+    seed, number = builder.config.seed, state.next_episode
+    attempt = number * MAX_FAULTS_IN_A_ROW + state.faults_in_a_row
+    learning = _Learning(builder, state, observer)
+    observer.phase("acting", builder.environment.max_episode_steps)
+    try:
+        episode = run_episode(
+            builder.environment,
+            builder.base_policy() if state.posterior is None else builder.agent(*_fitted(state)),
+            number=number,
+            seed=stream_seed(seed, "environment", attempt),
+            generator=generator_for(seed, "acting", attempt),
+            after_step=learning.after_step,
+        )
+    except EnvironmentFault as fault:
+        observer.warning(f"{fault}: the episode is dropped, the data so far are kept")
+        return dataclasses.replace(state, faults_in_a_row=state.faults_in_a_row + 1)
+    metrics = {
+        "episode": number,
+        "phase": "base policy" if state.posterior is None else builder.config.algorithm.name,
+        **_episode_metrics(episode),
+        **_held_out_metrics(builder, state, episode.transitions),
+        **learning.after_episode(episode.transitions),
+    }
+    return dataclasses.replace(
+        learning.state, metrics=[*state.metrics, metrics], next_episode=number + 1, faults_in_a_row=0
+    )
+
+
+class _Learning:
+    """Refits the posterior, within an episode and after it, as often as the algorithm asks."""
+
+    def __init__(self, builder: Builder, state: RunState, observer: Observer) -> None:
+        self.state = state
+        self._builder = builder
+        self._observer = observer
+        self._before = [] if state.transitions is None else [state.transitions]
+        self._refit_every = builder.algorithm.refit_every
+        self._loss: float | None = None
+
+    def after_step(self, steps: Sequence[Transitions]) -> Agent | None:
+        """The agent that has learned from everything so far, when a refit is due."""
+        self._observer.advance()
+        num_transitions = sum(map(len, self._before)) + len(steps)
+        if self.state.posterior is None or self._refit_every is None or num_transitions % self._refit_every:
+            return None
+        self._fit(Transitions.concatenate([*self._before, *steps]))
+        return self._builder.agent(*_fitted(self.state))
+
+    def after_episode(self, episode: Transitions) -> dict[str, float | int | None]:
+        """Append the episode to D, refit where no interval says otherwise, and tell how it went."""
+        transitions = Transitions.concatenate([*self._before, episode])
+        if self.state.posterior is None or self._refit_every is None:
+            self._fit(transitions)
+        self.state = dataclasses.replace(self.state, transitions=transitions)
+        return {"loss": self._loss, "num_transitions": len(transitions)}
+
+    def _fit(self, transitions: Transitions) -> None:
+        self._observer.phase("fitting", None)
+        generator = generator_for(self._builder.config.seed, "inference", len(transitions))
+        posterior, info = self._builder.fit(transitions, self.state.posterior, generator=generator)
+        self._loss = info.final_loss
+        self.state = dataclasses.replace(
+            self.state, transitions=transitions, posterior=posterior, num_fitted=len(transitions)
+        )
+
+
+def _fitted(state: RunState) -> tuple[Transitions, Posterior]:
+    """The transitions that the posterior has learned from, and the posterior."""
+    assert state.transitions is not None
+    assert state.posterior is not None
+    return state.transitions[: state.num_fitted], state.posterior
+
+
+def _episode_metrics(episode: Episode) -> dict[str, float | int]:
+    num_steps = len(episode.transitions)
+    return {
+        "return": episode.total_reward,
+        "num_steps": num_steps,
+        "terminated": bool(episode.transitions.terminated[-1]),
+        "planning_seconds_per_step": episode.acting_seconds / num_steps,
+    }
+
+
+def _held_out_metrics(builder: Builder, state: RunState, episode: Transitions) -> dict[str, float | None]:
+    """How well the model foresaw an episode that it has not learned from yet.
+
+    Log-likelihood of the mixture over θ, in nats a transition; RMSE of the mean prediction in standard deviations of
+    the targets (Δs, and the reward where it is learned).
+    """
+    if state.posterior is None:
+        return {"held_out_log_likelihood": None, "held_out_rmse": None}
+    transitions, posterior = _fitted(state)
+    dynamics = builder.dynamics(transitions)
+    generator = generator_for(builder.config.seed, "report", state.next_episode)
+    theta = posterior.sample(HELD_OUT_SAMPLES, generator=generator)
+    x, y = dynamics.regression_data(episode)
+    error = dynamics.model.predict(theta, x)[0].mean(0) - y
+    log_likelihood = mixture_log_likelihood(dynamics.log_likelihood(theta, episode)).mean()
+    return {"held_out_log_likelihood": float(log_likelihood), "held_out_rmse": float(error.square().mean().sqrt())}

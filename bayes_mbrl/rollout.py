@@ -1,0 +1,103 @@
+"""The lecture's four steps: what a plan is worth under p(θ | D).
+
+Axes: K parameter samples, M noise draws, C candidate plans, H horizon, S state, A action.
+"""
+
+import torch
+from torch import Tensor
+
+from bayes_mbrl.dynamics.base import Dynamics
+from bayes_mbrl.environments.rewards import RewardFunction, TerminationFunction
+from bayes_mbrl.inference.base import Posterior
+from bayes_mbrl.inference.scratch import NO_SCRATCH, Buffers, Scratch
+from bayes_mbrl.planners.objectives import Objective
+from bayes_mbrl.planners.propagation import Propagation, carry, ts_infinity
+
+DIVERGENCE_RETURN = -1e6
+"""Return of a particle whose state or reward overflowed, unless the caller knows a number that suits the task."""
+
+
+def evaluate_plans(
+    plans: Tensor,
+    state: Tensor,
+    *,
+    posterior: Posterior,
+    dynamics: Dynamics,
+    reward: RewardFunction,
+    objective: Objective,
+    termination: TerminationFunction | None = None,
+    propagation: Propagation = ts_infinity,
+    num_theta: int,
+    num_noise: int = 1,
+    generator: torch.Generator,
+    divergence_return: float = DIVERGENCE_RETURN,
+    max_particles: int = 2**13,
+) -> Tensor:
+    """Scores [C] of the plans [C, H, A] from the state [S]: the objective of their returns [K, M, C].
+
+    All candidates meet the same θ and the same noise (common random numbers), so a score does not depend on its
+    neighbours. A predicted termination ends the sum of rewards. A particle that diverges, to NaN or infinity while
+    alive, gets `divergence_return` as its whole return before anything is averaged. Gradients flow to plans and θ
+    under grad mode; under `torch.no_grad()` the horizon loop works in preallocated buffers, and memory is bounded by
+    taking the candidates in chunks of about `max_particles` / (K·M). Source: lecture, "How to plan with uncertainty".
+    """
+    theta = posterior.sample(num_theta, generator=generator)  # 1. θ ~ p(θ | D)
+    noise, mixing = draw_noise(plans.shape[1], num_theta, num_noise, dynamics, state, generator=generator)
+    scratch = NO_SCRATCH if torch.is_grad_enabled() else Buffers()
+    zero, returns = state.new_zeros(()), []
+    for chunk in torch.split(plans, max(1, max_particles // (num_theta * num_noise))):
+        states = state.expand(num_theta, num_noise, len(chunk), -1)
+        total, alive = state.new_zeros(states.shape[:-1]), state.new_ones(states.shape[:-1], dtype=torch.bool)
+        for t, action in enumerate(chunk.unbind(1)):
+            # 2. s' ~ p(s' | s, a, θ); two buffers in turn, since the reward needs s and s' side by side
+            following = dynamics.sample(theta, states, action, noise[t], scratch=scratch, name=f"states_{t % 2}")
+            gained = reward(states, action, following) + _nan_if_diverged(following, scratch)
+            gained = torch.where(alive, gained, zero, out=scratch.take("gained", alive.shape, zero))
+            total = torch.add(total, gained, out=scratch.take("total", alive.shape, zero))  # 3. R = Σ r(s, a)
+            if termination is not None:
+                ended = termination(states, action, following)
+                alive = torch.gt(alive, ended, out=scratch.take("alive", alive.shape, alive))
+            states = propagation(following, mixing[t])  # TS∞ nothing; TS1 shuffle; E, DS, MM
+            total, alive = (carry(propagation, values, mixing[t]) for values in (total, alive))
+        returns.append(torch.where(torch.isfinite(total), total, divergence_return))
+    return objective(torch.cat(returns, dim=-1))  # 4. repeat 1 to 3, over [K, M], and average
+
+
+def draw_noise(
+    horizon: int, num_theta: int, num_noise: int, dynamics: Dynamics, state: Tensor, *, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Standard normal noise of a rollout: for the dynamics and for the propagation, each [H, K, M, 1, S].
+
+    The 1 stands for the candidates: all meet the same noise. Every (θ, m) has its own.
+    """
+    shape = (horizon, num_theta, num_noise, 1, dynamics.output_dim)
+    noise, mixing = (state.new_empty(shape).normal_(generator=generator) for _ in range(2))
+    return noise, mixing
+
+
+def imagine(
+    plan: Tensor,
+    state: Tensor,
+    *,
+    posterior: Posterior,
+    dynamics: Dynamics,
+    num_theta: int,
+    num_noise: int = 1,
+    generator: torch.Generator,
+) -> Tensor:
+    """Trajectories [K, M, H + 1, S] under the plan [H, A] from the state [S], each with one θ (TS∞): what the model
+    believes could happen, for a person to look at. They start with `state`; a learned reward is left out.
+    """
+    theta = posterior.sample(num_theta, generator=generator)
+    noise, _ = draw_noise(len(plan), num_theta, num_noise, dynamics, state, generator=generator)
+    states = [state.expand(num_theta, num_noise, 1, -1)]
+    for action, noise_now in zip(plan, noise, strict=True):
+        states.append(dynamics.sample(theta, states[-1], action, noise_now))
+    return torch.stack([s[..., 0, : len(state)] for s in states], dim=2)
+
+
+def _nan_if_diverged(states: Tensor, scratch: Scratch) -> Tensor:
+    """0 for finite states [..., S], NaN for the others: 0 · inf and 0 · NaN are NaN."""
+    flat = states.reshape(-1, states.shape[-1])
+    check = torch.mv(flat, flat.new_zeros(flat.shape[1]), out=scratch.take("check", (len(flat),), flat))
+    return check.view(states.shape[:-1])
