@@ -144,10 +144,7 @@ def test_ctrl_c_says_how_to_go_on(experiment: _Experiment, tmp_path: pathlib.Pat
     experiment.error = KeyboardInterrupt()
     result = _run("run", "--out", "a run")
     assert result.exit_code == 130
-    assert (
-        result.stderr
-        == "stopped before the first checkpoint; start again with: bayes-mbrl run --config 'a run/config.yaml'\n"
-    )
+    assert result.stderr == "stopped before the first checkpoint; start again with: bayes-mbrl resume 'a run'\n"
     save_checkpoint(tmp_path / "a run", RunState(None, None, [], 0))
     result = _run("resume", "a run")
     assert result.exit_code == 130
