@@ -17,12 +17,13 @@ import safetensors.torch
 import torch
 from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Distribution, Normal
 
 from bayes_mbrl.inference.layers import Parameter
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Q = TypeVar("Q", bound="Posterior")
 
 Theta = dict[str, Tensor]
 """Parameters by name. A set of K samples has a leading axis: {name: [K, ...]}."""
@@ -36,6 +37,11 @@ class Model(ABC):
         """Parameters that enter through `layers.affine` alone: a fit may draw those datum by datum."""
         return frozenset()
 
+    @property
+    def hidden_weights(self) -> frozenset[str]:
+        """Those of the affine weights [D, O] whose inputs are hidden units: what dropout masks."""
+        return frozenset()
+
     @abstractmethod
     def prior(self) -> dict[str, Distribution]:
         """p(θ) as independent distributions by name; `batch_shape + event_shape` is the parameter's shape."""
@@ -44,7 +50,8 @@ class Model(ABC):
     def log_likelihood(self, theta: Mapping[str, Parameter], x: Tensor, y: Tensor) -> Tensor:
         """log p(y_i | x_i, θ), one number a datum, in nats; neither summed over data nor averaged.
 
-        theta {name: [...]}, x [N, D], y [N, O] → [N]; theta {name: [K, ...]}, x [N, D] or [K, N, D] → [K, N].
+        theta {name: [...]}, x [N, D], y [N, O] → [N]; theta {name: [K, ...]} → [K, N], where x and y may have data
+        of their own for each θ_k: [K, N, D] and [K, N, O].
         The factor N/n of a minibatch is the approximation's business and applied there, once.
         """
 
@@ -81,6 +88,32 @@ class Posterior(ABC):
 def parameter_shapes(model: Model) -> dict[str, torch.Size]:
     """Shape of every parameter of the model, without a sample axis."""
     return {name: prior.batch_shape + prior.event_shape for name, prior in model.prior().items()}
+
+
+def log_prior(prior: Mapping[str, Distribution], theta: Theta) -> Tensor:
+    """log p(θ_k), summed over all parameters: {name: [K, ...]} → [K], in nats."""
+    terms = [prior[name].log_prob(value).reshape(len(value), -1).sum(1) for name, value in theta.items()]
+    return torch.stack(terms).sum(0)
+
+
+def normal_prior(model: Model) -> dict[str, Normal]:
+    """The model's prior, for an inference that is only right for normal ones. Raises ValueError for others."""
+    normal = {name: prior for name, prior in model.prior().items() if isinstance(prior, Normal)}
+    others = [name for name in model.prior() if name not in normal]
+    require((not others, f"need normal priors (give a scale by its logarithm), got others for {', '.join(others)}"))
+    return normal
+
+
+def warm_start_as(kind: type[Q], warm_start: Posterior, model: Model) -> Q:
+    """The posterior to start from. Raises ValueError when it is of another kind or over other parameters."""
+    if not isinstance(warm_start, kind):
+        raise ValueError(f"need a {kind.__name__} as warm_start, got a {type(warm_start).__name__}")
+    shapes = parameter_shapes(model)
+    theta = warm_start.sample(1, generator=torch.Generator(_dtype_and_device(model)[1]))
+    got = {name: value.shape[1:] for name, value in theta.items()}
+    different = sorted(name for name in shapes.keys() | got.keys() if shapes.get(name) != got.get(name))
+    require((not different, f"warm_start and model differ in the shapes of {', '.join(different)}"))
+    return warm_start
 
 
 def save_posterior(posterior: Posterior, path: pathlib.Path) -> None:
@@ -147,10 +180,16 @@ def _check(name: str, value: float, bound: Gt | Ge | Lt | Le) -> tuple[bool, str
     return holds(value, limit), f"need {name} {symbol} {limit}, got {value}"
 
 
-def check_regression_data(x: Tensor, y: Tensor) -> None:
-    """Raise ValueError unless x [N, D] and y [N, O] are finite, equally long and not empty; names field and row."""
+def check_regression_data(model: Model, x: Tensor, y: Tensor) -> None:
+    """Raise ValueError unless x [N, D] and y [N, O] are finite, equally long, not empty and of the model's dtype.
+
+    The message names the field and its first bad row.
+    """
+    dtype, device = _dtype_and_device(model)
     require(
         (x.ndim == 2 and y.ndim == 2, f"need x [N, D] and y [N, O], got {list(x.shape)} and {list(y.shape)}"),
+        (x.dtype == y.dtype == dtype, f"need x and y in the model's {dtype}, got {x.dtype} and {y.dtype}"),
+        (x.device == y.device == device, f"need x and y on the model's {device}, got {x.device} and {y.device}"),
     )
     require((len(x) == len(y) > 0, f"need as many rows in y as in x and at least one, got {len(x)} and {len(y)}"))
     for name, values in (("x", x), ("y", y)):
@@ -161,6 +200,11 @@ def check_regression_data(x: Tensor, y: Tensor) -> None:
                 f"{name} has NaN or inf in {int(bad.sum())} rows, first in row {int(bad.int().argmax())}",
             )
         )
+
+
+def _dtype_and_device(model: Model) -> tuple[torch.dtype, torch.device]:
+    mean = next(iter(model.prior().values())).mean
+    return mean.dtype, mean.device
 
 
 @contextlib.contextmanager

@@ -79,6 +79,11 @@ class BayesianNetwork(Model):
         return frozenset(name for name in self.prior() if name != "log_noise_std")
 
     @property
+    def hidden_weights(self) -> frozenset[str]:
+        """The weights of all layers but the first."""
+        return frozenset(f"weight_{layer}" for layer in range(1, self.num_layers))
+
+    @property
     def num_layers(self) -> int:
         """Number of affine layers."""
         return len(self.layer_sizes) - 1
@@ -122,7 +127,12 @@ class BayesianNetwork(Model):
         return x, torch.full((), self.noise_std, dtype=x.dtype, device=x.device).expand_as(x)
 
     def log_likelihood(self, theta: Mapping[str, Parameter], x: Tensor, y: Tensor) -> Tensor:
-        """Σ over outputs of log N(y | mean, std²), per datum: [N] or [K, N]."""
+        """Σ over outputs of log N(y | mean, std²), per datum: [N] or [K, N].
+
+        Raises ValueError when y has not the model's number of outputs (one column would be broadcast in silence).
+        """
+        if y.shape[-1] != self.output_dim:
+            raise ValueError(f"need y [N, {self.output_dim}], got {list(y.shape)}")
         mean, std = self.predict(theta, x)
         return gaussian_log_density(y, mean, std).sum(-1)
 

@@ -13,12 +13,17 @@ class FitInfo:
     """What a person wants to see of a fit that minimised a loss."""
 
     losses: Tensor
-    """[steps] minibatch estimates of the loss, in nats of the whole data set."""
+    """[steps] minibatch estimates of the loss, in nats of the whole data set; [steps, E] for E members."""
+
+    @property
+    def final_losses(self) -> Tensor:
+        """Mean loss over the last tenth of the steps: [] or [E]."""
+        return self.losses[-max(1, len(self.losses) // 10) :].mean(0)
 
     @property
     def final_loss(self) -> float:
-        """Mean loss over the last tenth of the steps."""
-        return float(self.losses[-max(1, len(self.losses) // 10) :].mean())
+        """Mean loss over the last tenth of the steps and over the members."""
+        return float(self.final_losses.mean())
 
 
 def minibatches(num_data: int, batch_size: int, *, generator: torch.Generator) -> Iterator[Tensor]:
@@ -40,28 +45,44 @@ def minimise(
     *,
     num_steps: int,
     learning_rate: float,
-    max_gradient_norm: float = math.inf,
+    average_last: float = 0.0,
 ) -> FitInfo:
     """Minimise `loss(step)` over leaf tensors, in place, by Adam with a learning rate that falls to 0 as a cosine.
 
-    Raises FloatingPointError when the loss stops being finite: says at which step and what to lower; the parameters
-    then hold the last values that gave a finite loss.
+    A loss [E] is a sum of E terms without shared parameters, the members of an ensemble. `average_last` is the share
+    of the steps at the end over whose iterates the result is averaged, which takes out the gradient's noise (Polyak &
+    Juditsky 1992); 0 takes the last iterate.
+
+    Raises FloatingPointError when the loss stops being finite: says at which step and what to lower.
     """
     optimiser = torch.optim.Adam(parameters, lr=learning_rate, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, num_steps)
-    losses: list[float] = []
+    first_averaged = num_steps - round(average_last * num_steps)
+    averages = [parameter.detach().clone() for parameter in parameters]
+    losses: list[Tensor] = []
     for step in range(num_steps):
         optimiser.zero_grad()
         value = loss(step)
-        losses.append(value.item())
-        if not math.isfinite(losses[-1]):
-            raise FloatingPointError(
-                f"the fit diverged at step {step} of {num_steps} (loss {losses[-1]}): lower learning_rate, "
-                f"got {learning_rate}, or look for extreme values in the data"
-            )
-        value.backward()  # type: ignore[no-untyped-call]
-        if math.isfinite(max_gradient_norm):
-            torch.nn.utils.clip_grad_norm_(parameters, max_gradient_norm)
+        losses.append(value.detach())
+        total = value.sum()
+        _check_finite(total, step, num_steps, learning_rate)
+        total.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         schedule.step()
-    return FitInfo(torch.tensor(losses))
+        if step >= first_averaged:
+            for average, parameter in zip(averages, parameters, strict=True):
+                average.lerp_(parameter.detach(), 1 / (step - first_averaged + 1))
+    if first_averaged < num_steps:
+        for average, parameter in zip(averages, parameters, strict=True):
+            parameter.detach().copy_(average)
+    for parameter in parameters:
+        _check_finite(parameter.detach().sum(), num_steps, num_steps, learning_rate)
+    return FitInfo(torch.stack(losses))
+
+
+def _check_finite(value: Tensor, step: int, num_steps: int, learning_rate: float) -> None:
+    if not math.isfinite(value.item()):
+        raise FloatingPointError(
+            f"the fit diverged at step {step} of {num_steps}: lower learning_rate, got {learning_rate}, "
+            "or look for extreme values in the data"
+        )

@@ -22,7 +22,9 @@ from bayes_mbrl.inference.base import (
     Theta,
     check_regression_data,
     check_settings,
+    normal_prior,
     seeded_global_state,
+    warm_start_as,
 )
 from bayes_mbrl.inference.layers import Parameter, RandomWeight
 from bayes_mbrl.inference.optimise import FitInfo, minibatches, minimise
@@ -89,8 +91,8 @@ def fit(
 
     Raises ValueError for settings or data out of bounds, FloatingPointError when the fit diverges.
     """
-    check_regression_data(x, y)
-    prior = _normal_prior(model)
+    check_regression_data(model, x, y)
+    prior = normal_prior(model)
     loc, log_scale = _initial_guide(model, prior, warm_start, initial_scale, generator)
     rows = minibatches(len(x), batch_size, generator=generator)
     elbo = TraceMeanField_ELBO(num_particles=num_particles)  # type: ignore[no-untyped-call]
@@ -126,7 +128,7 @@ def elbo(
     At the mean-field optimum of a linear-Gaussian model this is log evidence − KL(q ‖ p(θ | D)).
     """
     log_likelihood = model.log_likelihood(posterior.sample(num_samples, generator=generator), x, y).sum(-1)
-    prior = _normal_prior(model)
+    prior = normal_prior(model)
     divergence = sum(
         kl_divergence(Normal(posterior.loc[name], posterior.scale[name]), prior[name]).sum() for name in prior
     )
@@ -181,17 +183,7 @@ def _negative_elbo(
 def _sample(name: str, normal: Normal) -> Tensor:
     """A Pyro sample site for all entries of one parameter."""
     distribution = pyro.distributions.Normal(normal.loc, normal.scale).to_event(normal.loc.ndim)  # type: ignore[no-untyped-call]
-    return cast(Tensor, pyro.sample(name, distribution))
-
-
-def _normal_prior(model: Model) -> dict[str, Normal]:
-    """The model's prior. Raises ValueError where it is not normal: the guide is, and its KL must be exact."""
-    prior = model.prior()
-    if others := [name for name, distribution in prior.items() if not isinstance(distribution, Normal)]:
-        raise ValueError(
-            f"mean field needs normal priors (parametrise by a log scale), got others for {', '.join(others)}"
-        )
-    return cast(dict[str, Normal], prior)
+    return pyro.sample(name, distribution)
 
 
 def _initial_guide(
@@ -202,8 +194,9 @@ def _initial_guide(
     generator: torch.Generator,
 ) -> tuple[Theta, Theta]:
     """(loc, log scale) to start from: the last fit's, or the model's initial values with a small spread."""
-    if isinstance(warm_start, MeanFieldPosterior):
-        loc, scale = warm_start.loc, warm_start.scale
+    if warm_start is not None:
+        last = warm_start_as(MeanFieldPosterior, warm_start, model)
+        loc, scale = last.loc, last.scale
     else:
         loc = {name: value[0] for name, value in model.initial(1, generator=generator).items()}
         scale = {name: initial_scale * distribution.scale for name, distribution in prior.items()}
