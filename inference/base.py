@@ -10,7 +10,7 @@ import operator
 import pathlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, ClassVar, ParamSpec, Self, TypeVar, get_origin
+from typing import Annotated, ClassVar, Literal, ParamSpec, Self, TypeVar, get_args, get_origin
 
 import safetensors
 import safetensors.torch
@@ -145,10 +145,10 @@ def require(*checks: tuple[bool, str]) -> None:
 
 
 def check_settings(fit: Callable[P, R]) -> Callable[P, R]:
-    """Make a `fit` raise ValueError, before any work, for every setting outside the bounds in its annotation.
+    """Make a `fit` raise ValueError, before any work, for every setting that its annotation does not allow.
 
-    A bound such as `Annotated[int, Gt(0)]` is written once, in the signature it belongs to: here it guards calls from
-    Python, and the configuration reads the same annotation to report all mistakes before a run starts.
+    `Annotated[int, Gt(0)]` or `Literal["a", "b"]` is written once, in the signature it belongs to: here it guards
+    calls from Python, and the configuration reads the same annotation to report all mistakes before a run starts.
     """
     signature = inspect.signature(fit)
     bounds = {
@@ -156,11 +156,23 @@ def check_settings(fit: Callable[P, R]) -> Callable[P, R]:
         for name, parameter in signature.parameters.items()
         if get_origin(parameter.annotation) is Annotated
     }
+    choices = {
+        name: get_args(parameter.annotation)
+        for name, parameter in signature.parameters.items()
+        if get_origin(parameter.annotation) is Literal
+    }
 
     @functools.wraps(fit)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
         given = signature.bind(*args, **kwargs).arguments
-        require(*(_check(name, given[name], bound) for name in bounds if name in given for bound in bounds[name]))
+        require(
+            *(_check(name, given[name], bound) for name in bounds if name in given for bound in bounds[name]),
+            *(
+                (given[name] in allowed, f"{name} is one of {', '.join(map(str, allowed))}, got {given[name]!r}")
+                for name, allowed in choices.items()
+                if name in given
+            ),
+        )
         return fit(*args, **kwargs)
 
     return checked

@@ -79,15 +79,18 @@ def fit(
     kl_weight: Annotated[float, Gt(0)] = 1.0,
     kl_warmup: Annotated[float, Ge(0), Le(1)] = 1 / 3,
     initial_scale: Annotated[float, Gt(0)] = 0.02,
+    average_last: Annotated[float, Ge(0), Le(1)] = 0.0,
     gradient: Gradient = "local-reparameterisation",
 ) -> tuple[MeanFieldPosterior, FitInfo]:
     """argmax_q E_q[log p(y | x, θ)] − kl_weight · KL(q ‖ p), the ELBO at kl_weight 1.
 
     x [N, D], y [N, O]. The KL counts once for the whole data set, the likelihood of a minibatch of n counts N/n
-    times, so the result does not depend on `batch_size`. `kl_warmup` is the share of the steps over which the KL's
-    weight grows from 0. `initial_scale` is in units of the prior's std. "local-reparameterisation" draws the outputs
-    of the affine layers datum by datum (parameters outside affine layers are sampled as always);
-    "weight-sampling" draws one θ a minibatch. The info's losses are −ELBO (with the KL weight of their step), in nats.
+    times, so the result does not depend on `batch_size`. "local-reparameterisation" draws the outputs of the affine
+    layers datum by datum (parameters outside affine layers are sampled as always); "weight-sampling" draws one θ a
+    minibatch. `num_particles` such draws are averaged in every step, in one batched pass. `kl_warmup` is the share of
+    the steps over which the KL's weight grows from 0, `initial_scale` is in units of the prior's std. `average_last`
+    is the share of the steps whose iterates are averaged at the end: it takes out noise, of weight sampling above
+    all, but networks still learn in those steps. The info's losses are −ELBO at the step's KL weight, in nats.
 
     Raises ValueError for settings or data out of bounds, FloatingPointError when the fit diverges.
     """
@@ -95,7 +98,6 @@ def fit(
     prior = normal_prior(model)
     loc, log_scale = _initial_guide(model, prior, warm_start, initial_scale, generator)
     rows = minibatches(len(x), batch_size, generator=generator)
-    elbo = TraceMeanField_ELBO(num_particles=num_particles)  # type: ignore[no-untyped-call]
     local = model.affine_parameters if gradient == "local-reparameterisation" else frozenset[str]()
 
     def loss(step: int) -> Tensor:
@@ -103,7 +105,6 @@ def fit(
         weight = kl_weight * min(1.0, (step + 1) / max(1.0, kl_warmup * num_steps))
         guide = {name: Normal(loc[name], log_scale[name].exp(), validate_args=False) for name in loc}
         return _negative_elbo(
-            elbo,
             model,
             prior,
             guide,
@@ -111,11 +112,18 @@ def fit(
             y[batch],
             kl_weight=weight,
             likelihood_scale=len(x) / len(batch),
+            num_particles=num_particles,
             local=local,
         )
 
     with seeded_global_state(generator), pyro.validation_enabled(False):
-        info = minimise(loss, [*loc.values(), *log_scale.values()], num_steps=num_steps, learning_rate=learning_rate)
+        info = minimise(
+            loss,
+            [*loc.values(), *log_scale.values()],
+            num_steps=num_steps,
+            learning_rate=learning_rate,
+            average_last=average_last,
+        )
     scale = {name: value.detach().exp() for name, value in log_scale.items()}
     return MeanFieldPosterior({name: value.detach() for name, value in loc.items()}, scale), info
 
@@ -144,15 +152,15 @@ class LocalNormal(RandomWeight):
         self.variance = distribution.scale**2
 
     def affine(self, x: Tensor, bias: Parameter) -> Tensor:
-        """N(x loc + b, x² variance + variance of b), independent over data."""
+        """N(x loc + b, x² variance + variance of b), independent over data: x [..., D] → [..., O]."""
         assert isinstance(bias, LocalNormal), "weight and bias of a layer are random together"
-        mean = torch.addmm(bias.loc, x, self.loc)
-        std = torch.addmm(bias.variance, x * x, self.variance).sqrt()
-        return torch.addcmul(mean, std, torch.randn_like(mean))
+        rows = x.flatten(0, -2)
+        mean = torch.addmm(bias.loc, rows, self.loc)
+        std = torch.addmm(bias.variance, rows * rows, self.variance).sqrt()
+        return torch.addcmul(mean, std, torch.randn_like(mean)).view(*x.shape[:-1], -1)
 
 
 def _negative_elbo(
-    elbo: TraceMeanField_ELBO,
     model: Model,
     prior: Mapping[str, Normal],
     guide: Mapping[str, Normal],
@@ -161,29 +169,38 @@ def _negative_elbo(
     *,
     kl_weight: float,
     likelihood_scale: float,
+    num_particles: int,
     local: Collection[str],
 ) -> Tensor:
-    """−(likelihood_scale · log p(y | x, θ) − kl_weight · KL), by Pyro; `local` parameters are drawn datum by datum."""
+    """−(likelihood_scale · log p(y | x, θ) − kl_weight · KL), by Pyro; `local` parameters are drawn datum by datum.
 
-    def pyro_guide() -> None:
-        with pyro.poutine.scale(scale=kl_weight):
-            for name, distribution in guide.items():
-                _sample(name, distribution)
+    All particles go through the model in one batch: Pyro's own would take them one by one.
+    """
+
+    def sample_all(distributions: Mapping[str, Normal]) -> dict[str, Parameter]:
+        theta: dict[str, Parameter] = {}
+        for name, normal in distributions.items():
+            particles = () if name in local else (num_particles,)
+            with pyro.poutine.scale(scale=kl_weight if name in local else kl_weight / num_particles):
+                value = _sample(name, normal, particles)
+            theta[name] = LocalNormal(guide[name]) if name in local else value
+        return theta
 
     def pyro_model() -> None:
-        with pyro.poutine.scale(scale=kl_weight):
-            theta = {name: _sample(name, distribution) for name, distribution in prior.items()}
-        weights = {name: LocalNormal(guide[name]) if name in local else value for name, value in theta.items()}
-        with pyro.poutine.scale(scale=likelihood_scale):
-            pyro.factor("log_likelihood", model.log_likelihood(weights, x, y).sum())
+        theta = sample_all(prior)
+        with pyro.poutine.scale(scale=likelihood_scale / num_particles):
+            log_likelihood = model.log_likelihood(theta, x.expand(num_particles, *x.shape), y)
+            pyro.factor("log_likelihood", log_likelihood.sum())
 
-    return cast(Tensor, elbo.differentiable_loss(pyro_model, pyro_guide))  # type: ignore[no-untyped-call]
+    elbo = TraceMeanField_ELBO()  # type: ignore[no-untyped-call]
+    return cast(Tensor, elbo.differentiable_loss(pyro_model, lambda: sample_all(guide)))  # type: ignore[no-untyped-call]
 
 
-def _sample(name: str, normal: Normal) -> Tensor:
-    """A Pyro sample site for all entries of one parameter."""
-    distribution = pyro.distributions.Normal(normal.loc, normal.scale).to_event(normal.loc.ndim)  # type: ignore[no-untyped-call]
-    return pyro.sample(name, distribution)
+def _sample(name: str, normal: Normal, particles: tuple[int, ...]) -> Tensor:
+    """A Pyro sample site for all entries of one parameter: [...], or [K, ...] for K particles."""
+    shape = (*particles, *normal.loc.shape)
+    distribution = pyro.distributions.Normal(normal.loc.expand(shape), normal.scale.expand(shape))
+    return pyro.sample(name, distribution.to_event(len(shape)))  # type: ignore[no-untyped-call]
 
 
 def _initial_guide(
