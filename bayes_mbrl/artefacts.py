@@ -1,6 +1,7 @@
 """What a run leaves behind beside its checkpoint: data, posterior, ArviZ file and a picture."""
 
 import importlib.metadata
+import json
 import pathlib
 
 import torch
@@ -15,19 +16,23 @@ from bayes_mbrl.build import Builder
 from bayes_mbrl.checkpoint import RunState
 from bayes_mbrl.data import Transitions
 from bayes_mbrl.dynamics.network import NetworkDynamics
-from bayes_mbrl.files import writing
+from bayes_mbrl.dynamics.standardise import Standardiser
+from bayes_mbrl.files import write_text, writing
 from bayes_mbrl.inference.base import Theta, save_posterior
+from bayes_mbrl.inference.network import gaussian_log_density
 from bayes_mbrl.rollout import imagine
 from bayes_mbrl.seeding import generator_for
 
 NUM_DRAWS = 100
 """K in the ArviZ file and in the picture's uncertainties."""
 MAX_TRANSITIONS = 200
-"""Transitions in the ArviZ file: the last ones of the run, thinned evenly."""
+"""Transitions in the ArviZ file: all of the run, thinned evenly."""
 FAN_LENGTH = 50
 """Steps that the picture looks ahead."""
 FAN_SAMPLES = 40
 """K of the fan in the picture."""
+DIVERGED = 1e6
+"""Times the largest number in the data: what goes beyond cannot be drawn."""
 
 
 def write(
@@ -42,14 +47,17 @@ def write(
         "posterior": folder / "posterior" / "posterior.safetensors",
         "transitions": folder / "transitions.npz",
         "metrics": folder / "metrics.jsonl",
+        "evaluation": folder / "evaluation.json",
         "configuration": folder / "config.yaml",
     }
     # The last episode of evaluation was never learned from; without one, the last of training has to do.
     shown = evaluation[-1].transitions if evaluation else _last_episode(state.transitions)
     dynamics = builder.dynamics(state.transitions[: state.num_fitted])
     theta = state.posterior.sample(NUM_DRAWS, generator=_generator(builder, "draws"))
-    with writing(folder):
+    with writing(folder, f"what was learned is in the checkpoint: make room, then bayes-mbrl resume {folder}"):
         state.transitions.save(paths["transitions"])
+        returns = [episode.total_reward for episode in evaluation]
+        write_text(paths["evaluation"], json.dumps({"num_transitions": len(state.transitions), "returns": returns}))
         paths["posterior"].parent.mkdir(exist_ok=True)
         save_posterior(state.posterior, paths["posterior"])
         save_tree(_tree(builder, dynamics, theta, state.transitions), paths["ArviZ"])
@@ -103,14 +111,14 @@ def _fan(builder: Builder, dynamics: NetworkDynamics, state: RunState, episode: 
         num_theta=FAN_SAMPLES,
         generator=_generator(builder, "fan"),
     )
-    finite = torch.isfinite(imagined).flatten(2).all(-1).all(-1)  # a particle that diverged cannot be drawn
     real = torch.cat([episode.state[:1], episode.next_state[:length]])
+    drawable = (imagined.abs() <= DIVERGED * real.abs().max().clamp(min=1)).flatten(1).all(1)  # NaN is not
     return Fan(
-        (imagined[finite] if finite.any() else real.expand(1, 1, -1, -1)).numpy(),
+        (imagined[drawable] if drawable.any() else real.expand(1, 1, -1, -1)).numpy(),
         real.numpy(),
         dimension_names=tuple(f"s[{i}]" for i in range(real.shape[1])),
         time_step_label="steps ahead",
-        dimension_scale=dynamics.inputs.std[: real.shape[1]].numpy(),
+        dimension_scale=Standardiser.fitted(episode.state).std.numpy(),
     )
 
 
@@ -132,7 +140,7 @@ def _tree(builder: Builder, dynamics: NetworkDynamics, theta: Theta, transitions
         function_mean=mean,
         function_std=std,
         posterior_predictive=mean + std * noise,
-        log_likelihood=dynamics.log_likelihood(theta, chosen),
+        log_likelihood=gaussian_log_density(chosen.next_state, mean, std).sum(-1),
         states=chosen.state,
         actions=chosen.action,
         next_states=chosen.next_state,

@@ -11,6 +11,7 @@ from bayes_mbrl.config import Config
 from bayes_mbrl.data import Transitions
 from bayes_mbrl.dynamics.network import NetworkDynamics, identity
 from bayes_mbrl.environments.adapter import Environment
+from bayes_mbrl.errors import UserError
 from bayes_mbrl.inference.base import Posterior
 from bayes_mbrl.rollout import DIVERGENCE_RETURN
 
@@ -41,12 +42,18 @@ class Builder:
     def fit(
         self, transitions: Transitions, previous: Posterior | None, *, generator: torch.Generator
     ) -> tuple[Posterior, Any]:
-        """(p(θ | D), info) for the dynamics of these transitions."""
-        dynamics = self.dynamics(transitions)
+        """(p(θ | D), info) for the dynamics of these transitions.
+
+        Raises UserError when the fit diverges or its settings do not suit the dynamics.
+        """
+        dynamics, posterior = self.dynamics(transitions), self.config.posterior
         x, y = dynamics.regression_data(transitions)
-        return self.config.posterior.build(  # type: ignore[no-any-return]
-            dynamics.model, x, y, generator=generator, warm_start=previous
-        )
+        try:
+            return posterior.build(  # type: ignore[no-any-return]
+                dynamics.model, x, y, generator=generator, warm_start=previous
+            )
+        except (ValueError, FloatingPointError) as error:
+            raise UserError(f"posterior {posterior.name}: {error}") from error
 
     def agent(self, transitions: Transitions, posterior: Posterior) -> MPCAgent:
         """Plans with the posterior, which was fitted to these transitions."""

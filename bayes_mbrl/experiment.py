@@ -9,6 +9,8 @@ import math
 import pathlib
 from collections.abc import Sequence
 
+import torch
+
 from bayes_mbrl import artefacts
 from bayes_mbrl.algorithms.base import Agent
 from bayes_mbrl.algorithms.episode import Episode, run_episode
@@ -19,31 +21,39 @@ from bayes_mbrl.config import Config
 from bayes_mbrl.data import Transitions
 from bayes_mbrl.environments.adapter import Environment, EnvironmentFault
 from bayes_mbrl.errors import UserError
-from bayes_mbrl.inference.base import Posterior
+from bayes_mbrl.inference.base import Posterior, parameter_shapes
 from bayes_mbrl.progress import Observer
 from bayes_mbrl.registry import posterior_kinds
-from bayes_mbrl.run_folder import MetricsLog, load_run
+from bayes_mbrl.run_folder import MetricsLog, load_run, replace_config
 from bayes_mbrl.seeding import generator_for, stream_seed
 
 MAX_FAULTS_IN_A_ROW = 3
 HELD_OUT_SAMPLES = 50
 """K for the score of the model on the episode just collected."""
 
+_START = RunState(None, None, [], next_episode=0)
+
 
 def run_experiment(config: Config, folder: pathlib.Path, *, observer: Observer) -> RunState:
     """Do the run that `config` describes, in a new run folder."""
-    return _run(config, folder, RunState(None, None, [], next_episode=0), observer)
+    return _run(config, folder, _START, observer)
 
 
 def resume_experiment(folder: pathlib.Path, *, num_episodes: int | None, observer: Observer) -> RunState:
-    """Go on from the last checkpoint, to `num_episodes` episodes in all instead of those configured if given."""
+    """Go on from the last checkpoint, to `num_episodes` episodes in all instead of those configured if given.
+
+    Another number of episodes is recorded in the run's configuration, so that this may be stopped and resumed too.
+    """
     config = load_run(folder)
+    state = _START
+    if has_checkpoint(folder):
+        state = load_checkpoint(folder, posterior_kinds(config.posterior.name))
+    if state.faults_in_a_row >= MAX_FAULTS_IN_A_ROW:  # it had stopped for them: the environment is mended now
+        state = dataclasses.replace(state, faults_in_a_row=0)
     if num_episodes is not None:
-        config = config.model_copy(update={"num_episodes": num_episodes})
-    if not has_checkpoint(folder):
-        return run_experiment(config, folder, observer=observer)
-    state = load_checkpoint(folder, posterior_kinds(config.posterior.name))
-    return _run(config, folder, dataclasses.replace(state, faults_in_a_row=0), observer)
+        config = config.model_copy(update={"num_episodes": max(num_episodes, state.next_episode)})
+        replace_config(folder, config)
+    return _run(config, folder, state, observer)
 
 
 def evaluate_run(
@@ -52,6 +62,8 @@ def evaluate_run(
     """Returns of evaluation episodes with what the run has learned; it learns nothing more."""
     config = load_run(folder)
     state = load_checkpoint(folder, posterior_kinds(config.posterior.name))
+    if state.posterior is None:
+        raise UserError(f"{folder} has not learned anything yet: go on with bayes-mbrl resume {folder}")
     config = config.model_copy(
         update={
             "num_evaluation_episodes": config.num_evaluation_episodes if num_episodes is None else num_episodes,
@@ -59,32 +71,56 @@ def evaluate_run(
         }
     )
     with Environment(config.env) as environment:
-        return [episode.total_reward for episode in evaluate(Builder(config, environment), state, observer)]
+        builder = Builder(config, environment)
+        _check_continues(builder, state, folder)
+        episodes = evaluate(builder, builder.agent(*fitted(state)), observer)
+    if not episodes:
+        raise UserError(f"{config.env} failed in every evaluation episode: mend the environment")
+    return [episode.total_reward for episode in episodes]
 
 
-def evaluate(builder: Builder, state: RunState, observer: Observer) -> list[Episode]:
-    """Episodes of the current policy from start states that training does not use."""
+def evaluate(builder: Builder, agent: Agent, observer: Observer) -> list[Episode]:
+    """As many episodes of the agent as configured, from start states that training does not use.
+
+    An episode in which the environment fails is left out, with a warning; after three in a row there are no more.
+    """
     config = builder.config
-    agent = builder.agent(*_fitted(state))
     observer.phase("evaluating", config.num_evaluation_episodes)
-    episodes = []
+    episodes: list[Episode] = []
+    faults_in_a_row = 0
     for number in range(config.num_evaluation_episodes):
-        episode = run_episode(
-            builder.environment,
-            agent,
-            number=number,
-            seed=stream_seed(config.seed, "evaluation-environment", number),
-            generator=generator_for(config.seed, "evaluation-acting", number),
-        )
-        observer.advance(**{"return": episode.total_reward})
-        episodes.append(episode)
+        try:
+            episode = run_episode(
+                builder.environment,
+                agent,
+                number=number,
+                seed=stream_seed(config.seed, "evaluation-environment", number),
+                generator=generator_for(config.seed, "evaluation-acting", number),
+            )
+        except EnvironmentFault as fault:
+            observer.warning(f"{fault}: the evaluation episode is dropped")
+            faults_in_a_row += 1
+            if faults_in_a_row >= MAX_FAULTS_IN_A_ROW:
+                break
+        else:
+            faults_in_a_row = 0
+            observer.advance(**{"return": episode.total_reward})
+            episodes.append(episode)
     return episodes
+
+
+def fitted(state: RunState) -> tuple[Transitions, Posterior]:
+    """The transitions that the posterior has learned from, and the posterior."""
+    assert state.transitions is not None
+    assert state.posterior is not None
+    return state.transitions[: state.num_fitted], state.posterior
 
 
 def _run(config: Config, folder: pathlib.Path, state: RunState, observer: Observer) -> RunState:
     observer.started(config, folder)
     with Environment(config.env) as environment, MetricsLog(folder, state.metrics) as log:
         builder = Builder(config, environment)
+        _check_continues(builder, state, folder)
         for metrics in state.metrics:
             observer.episode(metrics)
         while not _is_done(config, state):
@@ -98,10 +134,31 @@ def _run(config: Config, folder: pathlib.Path, state: RunState, observer: Observ
             if state.faults_in_a_row == 0:
                 log.write(state.metrics[-1])
                 observer.episode(state.metrics[-1])
-        episodes = evaluate(builder, state, observer)
+        episodes = evaluate(builder, builder.agent(*fitted(state)), observer)
         paths = artefacts.write(folder, builder, state, episodes)
     observer.finished(artefacts.summary(state, episodes), paths)
     return state
+
+
+def _check_continues(builder: Builder, state: RunState, folder: pathlib.Path) -> None:
+    """Raise UserError when the configuration or the environment is not the one that `state` was learned with."""
+    if state.transitions is None or state.posterior is None:
+        return
+    environment, data = builder.environment, state.transitions
+    now = environment.state_dim, environment.action_dim
+    if (then := (data.state.shape[1], data.action.shape[1])) != now:
+        raise UserError(
+            f"{folder} was learned with {then[0]} observed numbers and {then[1]} actions, {builder.config.env} has "
+            f"{now[0]} and {now[1]}: undo the change of the environment, or start anew with bayes-mbrl run"
+        )
+    transitions, posterior = fitted(state)
+    expected = parameter_shapes(builder.dynamics(transitions).model)
+    theta = posterior.sample(1, generator=torch.Generator())
+    if {name: value.shape[1:] for name, value in theta.items()} != expected:
+        raise UserError(
+            f"the posterior in {folder} has other parameters than the dynamics in its config.yaml: undo the change "
+            "there, or start anew with bayes-mbrl run"
+        )
 
 
 def _is_done(config: Config, state: RunState) -> bool:
@@ -118,7 +175,7 @@ def _next_episode(builder: Builder, state: RunState, observer: Observer) -> RunS
     try:
         episode = run_episode(
             builder.environment,
-            builder.base_policy() if state.posterior is None else builder.agent(*_fitted(state)),
+            builder.base_policy() if state.posterior is None else builder.agent(*fitted(state)),
             number=number,
             seed=stream_seed(seed, "environment", attempt),
             generator=generator_for(seed, "acting", attempt),
@@ -157,7 +214,7 @@ class _Learning:
         if self.state.posterior is None or self._refit_every is None or num_transitions % self._refit_every:
             return None
         self._fit(Transitions.concatenate([*self._before, *steps]))
-        return self._builder.agent(*_fitted(self.state))
+        return self._builder.agent(*fitted(self.state))
 
     def after_episode(self, episode: Transitions) -> dict[str, float | int | None]:
         """Append the episode to D, refit where no interval says otherwise, and tell how it went."""
@@ -175,13 +232,6 @@ class _Learning:
         self.state = dataclasses.replace(
             self.state, transitions=transitions, posterior=posterior, num_fitted=len(transitions)
         )
-
-
-def _fitted(state: RunState) -> tuple[Transitions, Posterior]:
-    """The transitions that the posterior has learned from, and the posterior."""
-    assert state.transitions is not None
-    assert state.posterior is not None
-    return state.transitions[: state.num_fitted], state.posterior
 
 
 def _episode_metrics(episode: Episode) -> dict[str, float | int]:
@@ -202,7 +252,7 @@ def _held_out_metrics(builder: Builder, state: RunState, episode: Transitions) -
     """
     if state.posterior is None:
         return {"held_out_log_likelihood": None, "held_out_rmse": None}
-    transitions, posterior = _fitted(state)
+    transitions, posterior = fitted(state)
     dynamics = builder.dynamics(transitions)
     generator = generator_for(builder.config.seed, "report", state.next_episode)
     theta = posterior.sample(HELD_OUT_SAMPLES, generator=generator)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, TextIO
 from bayes_mbrl.config import Config, load, record
 from bayes_mbrl.errors import UserError
 from bayes_mbrl.files import write_text, writing
+from bayes_mbrl.yaml_subset import read_mapping
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -43,6 +44,13 @@ def load_run(folder: pathlib.Path) -> Config:
     if not (folder / "config.yaml").exists():
         raise UserError(f"{folder} is not the folder of a run: it has no config.yaml")
     return load(folder / "config.yaml")
+
+
+def replace_config(folder: pathlib.Path, config: Config) -> None:
+    """Record another configuration of a run that goes on; the command that started it stays in the file."""
+    recorded, _ = read_mapping(folder / "config.yaml")
+    with writing(folder):
+        write_text(folder / "config.yaml", record(config, str(recorded.get("command", ""))))
 
 
 class MetricsLog:

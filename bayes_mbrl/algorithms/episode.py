@@ -47,17 +47,16 @@ def run_episode(
     """
     state, memory = environment.reset(seed=seed), None
     steps: list[Transitions] = []
-    acting_seconds, truncated = 0.0, False
-    while not truncated:
+    acting_seconds, ended = 0.0, False
+    while not ended:
         started = time.perf_counter()
         action, memory = agent.act(state, memory, generator=generator)
         acting_seconds += time.perf_counter() - started
         step = environment.step(action)
         steps.append(_transition(state, action, step.reward, step.next_state, step.terminated, number))
-        if step.terminated:
-            break
         state = step.next_state
-        truncated = step.truncated or (environment.max_episode_steps is None and len(steps) >= MAX_STEPS_WITHOUT_LIMIT)
+        too_long = environment.max_episode_steps is None and len(steps) >= MAX_STEPS_WITHOUT_LIMIT
+        ended = step.terminated or step.truncated or too_long
         agent = after_step(steps) or agent
     return Episode(Transitions.concatenate(steps), acting_seconds)
 
