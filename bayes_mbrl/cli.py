@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 a fault of the program, 2 a mistake in what was asked for,
 
 import contextlib
 import dataclasses
+import os
 import pathlib
 import shlex
 import sys
@@ -32,7 +33,8 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 
 
 def main() -> None:
-    """The console entry point."""
+    """The console entry point. The working folder may hold the module of an environment (`--env module:EnvId`)."""
+    sys.path.append(os.getcwd())  # last, so that it hides no installed package
     app()
 
 
