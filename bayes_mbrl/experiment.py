@@ -74,8 +74,7 @@ def evaluate_run(
         builder = Builder(config, environment)
         _check_continues(builder, state, folder)
         episodes = evaluate(builder, builder.agent(*fitted(state)), observer)
-    if not episodes:
-        raise UserError(f"{config.env} failed in every evaluation episode: mend the environment")
+    _check_evaluated(config, episodes)
     return [episode.total_reward for episode in episodes]
 
 
@@ -137,6 +136,7 @@ def _run(config: Config, folder: pathlib.Path, state: RunState, observer: Observ
         episodes = evaluate(builder, builder.agent(*fitted(state)), observer)
         paths = artefacts.write(folder, builder, state, episodes)
     observer.finished(artefacts.summary(state, episodes), paths)
+    _check_evaluated(config, episodes)
     return state
 
 
@@ -159,6 +159,11 @@ def _check_continues(builder: Builder, state: RunState, folder: pathlib.Path) ->
             f"the posterior in {folder} has other parameters than the dynamics in its config.yaml: undo the change "
             "there, or start anew with bayes-mbrl run"
         )
+
+
+def _check_evaluated(config: Config, episodes: Sequence[Episode]) -> None:
+    if config.num_evaluation_episodes and not episodes:
+        raise UserError(f"{config.env} failed in every evaluation episode: mend the environment, then evaluate")
 
 
 def _is_done(config: Config, state: RunState) -> bool:
