@@ -19,7 +19,7 @@ class Transitions:
     `terminated` says that s' is terminal; the end of an episode by a time limit (truncation) is not marked, since it
     says nothing about the dynamics.
 
-    Raises ValueError, naming the field and the first bad row, when lengths differ or a number is not finite.
+    Raises ValueError, naming the field and the first bad row, when shapes do not match or a number is not finite.
     """
 
     state: Tensor
@@ -41,12 +41,16 @@ class Transitions:
                 "need state [N, S], action [N, A] and next_state [N, S], got shapes "
                 f"{list(self.state.shape)}, {list(self.action.shape)} and {list(self.next_state.shape)}"
             )
-        for name in ("action", "reward", "terminated", "episode"):
-            if len(getattr(self, name)) != len(self.state):
-                raise ValueError(f"need {len(self.state)} rows as in state, got {len(getattr(self, name))} in {name}")
+        if len(self.action) != len(self):
+            raise ValueError(f"need {len(self)} rows as in state, got {len(self.action)} in action")
+        for name in ("reward", "terminated", "episode"):
+            if (got := getattr(self, name).shape) != (len(self),):
+                raise ValueError(f"need {name} [{len(self)}], one number for each row of state, got shape {list(got)}")
+        if self.terminated.dtype != torch.bool:
+            raise ValueError(f"need terminated as torch.bool, got {self.terminated.dtype}")
         for name in ("state", "action", "reward", "next_state"):
-            values = getattr(self, name).reshape(len(self.state), -1)
-            bad = ~torch.isfinite(values).all(dim=1)
+            values = getattr(self, name)
+            bad = ~torch.isfinite(values if values.ndim == 2 else values[:, None]).all(dim=1)
             if bool(bad.any()):
                 row = int(bad.int().argmax())
                 raise ValueError(
@@ -72,20 +76,23 @@ class Transitions:
     def save(self, path: pathlib.Path) -> None:
         """Write an npz file, whole or not at all."""
         temporary = path.with_name(path.name + ".partial")
-        with temporary.open("wb") as file:
-            arrays: dict[str, Any] = {name: tensor.cpu().numpy() for name, tensor in self.tensors().items()}
-            np.savez(file, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        arrays: dict[str, Any] = {name: tensor.cpu().numpy() for name, tensor in self.tensors().items()}
+        try:
+            with temporary.open("wb") as file:
+                np.savez(file, **arrays)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: pathlib.Path) -> Self:
         """Read what `save` wrote. Raises ValueError when the file is damaged or lacks a field."""
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as file:  # np.load takes other files too
                 return cls(*(torch.from_numpy(file[field.name]) for field in dataclasses.fields(cls)))
-        except (zipfile.BadZipFile, EOFError, KeyError) as error:
+        except (zipfile.BadZipFile, EOFError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is not a complete file of transitions: {error}") from error
 
 
