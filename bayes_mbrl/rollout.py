@@ -37,29 +37,31 @@ def evaluate_plans(
 
     All candidates meet the same θ and the same noise (common random numbers), so a score does not depend on its
     neighbours. A predicted termination ends the sum of rewards. A particle that diverges, to NaN or infinity while
-    alive, gets `divergence_return` as its whole return before anything is averaged. Gradients flow to plans and θ
-    under grad mode; under `torch.no_grad()` the horizon loop works in preallocated buffers, and memory is bounded by
-    taking the candidates in chunks of about `max_particles` / (K·M). Source: lecture, "How to plan with uncertainty".
+    alive, gets `divergence_return` as its whole return before anything is averaged; a lower return counts as this,
+    so that no plan gains by diverging. Gradients flow to plans and θ under grad mode; under `torch.no_grad()` the
+    horizon loop works in preallocated buffers, and memory is bounded by taking the candidates in chunks of about
+    `max_particles` / (K·M). Source: lecture, "How to plan with uncertainty".
     """
     theta = posterior.sample(num_theta, generator=generator)  # 1. θ ~ p(θ | D)
     noise, mixing = draw_noise(plans.shape[1], num_theta, num_noise, dynamics, state, generator=generator)
     scratch = NO_SCRATCH if torch.is_grad_enabled() else Buffers()
-    zero, returns = state.new_zeros(()), []
+    zero, zeros, returns = state.new_zeros(()), state.new_zeros(dynamics.output_dim), []
     for chunk in torch.split(plans, max(1, max_particles // (num_theta * num_noise))):
         states = state.expand(num_theta, num_noise, len(chunk), -1)
         total, alive = state.new_zeros(states.shape[:-1]), state.new_ones(states.shape[:-1], dtype=torch.bool)
         for t, action in enumerate(chunk.unbind(1)):
             # 2. s' ~ p(s' | s, a, θ); two buffers in turn, since the reward needs s and s' side by side
             following = dynamics.sample(theta, states, action, noise[t], scratch=scratch, name=f"states_{t % 2}")
-            gained = reward(states, action, following) + _nan_if_diverged(following, scratch)
-            gained = torch.where(alive, gained, zero, out=scratch.take("gained", alive.shape, zero))
+            out = scratch.take("gained", alive.shape, zero)
+            gained = torch.add(reward(states, action, following), _nan_if_diverged(following, zeros, scratch), out=out)
+            gained = torch.where(alive, gained, zero, out=out)
             total = torch.add(total, gained, out=scratch.take("total", alive.shape, zero))  # 3. R = Σ r(s, a)
             if termination is not None:
                 ended = termination(states, action, following)
                 alive = torch.gt(alive, ended, out=scratch.take("alive", alive.shape, alive))
             states = propagation(following, mixing[t])  # TS∞ nothing; TS1 shuffle; E, DS, MM
             total, alive = (carry(propagation, values, mixing[t]) for values in (total, alive))
-        returns.append(torch.where(torch.isfinite(total), total, divergence_return))
+        returns.append(torch.where(torch.isfinite(total), total, divergence_return).clamp(min=divergence_return))
     return objective(torch.cat(returns, dim=-1))  # 4. repeat 1 to 3, over [K, M], and average
 
 
@@ -96,8 +98,8 @@ def imagine(
     return torch.stack([s[..., 0, : len(state)] for s in states], dim=2)
 
 
-def _nan_if_diverged(states: Tensor, scratch: Scratch) -> Tensor:
-    """0 for finite states [..., S], NaN for the others: 0 · inf and 0 · NaN are NaN."""
+def _nan_if_diverged(states: Tensor, zeros: Tensor, scratch: Scratch) -> Tensor:
+    """0 for finite states [..., S], NaN for the others: 0 · inf and 0 · NaN are NaN. zeros [S]."""
     flat = states.reshape(-1, states.shape[-1])
-    check = torch.mv(flat, flat.new_zeros(flat.shape[1]), out=scratch.take("check", (len(flat),), flat))
+    check = torch.mv(flat, zeros, out=scratch.take("check", (len(flat),), flat))
     return check.view(states.shape[:-1])

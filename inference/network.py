@@ -67,6 +67,7 @@ class BayesianNetwork(Model):
         self.prior_scale = prior_scale
         self.dtype = dtype
         self.device = torch.device(device)
+        self._fixed_std = torch.full((), noise_std, dtype=dtype, device=device)
         self._activate, self._activate_in_place = _ACTIVATIONS[activation]
         self.min_std = min_std
         self.max_std = max_std
@@ -123,18 +124,22 @@ class BayesianNetwork(Model):
         if self.noise == "homoscedastic":
             log_std = theta["log_noise_std"]
             assert isinstance(log_std, Tensor), "only the parameters of affine layers may be random weights"
-            return x, self._bounded_std(log_std.unsqueeze(-2), NO_SCRATCH).expand_as(x)
-        return x, torch.full((), self.noise_std, dtype=x.dtype, device=x.device).expand_as(x)
+            return x, self._bounded_std(log_std.unsqueeze(-2), scratch).expand_as(x)
+        return x, self._fixed_std.expand_as(x)
 
     def log_likelihood(self, theta: Mapping[str, Parameter], x: Tensor, y: Tensor) -> Tensor:
         """Σ over outputs of log N(y | mean, std²), per datum: [N] or [K, N].
 
-        Raises ValueError when y has not the model's number of outputs (one column would be broadcast in silence).
+        Raises ValueError as `check_widths`.
         """
-        if y.shape[-1] != self.output_dim:
-            raise ValueError(f"need y [N, {self.output_dim}], got {list(y.shape)}")
+        self.check_widths(x, y)
         mean, std = self.predict(theta, x)
         return gaussian_log_density(y, mean, std).sum(-1)
+
+    def check_widths(self, x: Tensor, y: Tensor) -> None:
+        """Raise ValueError unless x and y have as many columns as the model (y [N, 1] would broadcast in silence)."""
+        need, got = (self.layer_sizes[0], self.output_dim), (x.shape[-1], y.shape[-1])
+        require((need == got, f"need x [N, {need[0]}] and y [N, {need[1]}], got {list(x.shape)} and {list(y.shape)}"))
 
     def _normal(self, std: float, *shape: int) -> Normal:
         zeros = torch.zeros(shape, dtype=self.dtype, device=self.device)
