@@ -33,12 +33,16 @@ class MPCMemory:
 
     planner_state: Any
     """The search as it stood when it last planned, shifted to the present step."""
-    steps_since_planning: int
+    num_steps: int
+    """Steps of the episode so far."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MPCAgent(Agent):
-    """Plans at every `replan_every`-th step and executes the plan's actions until it plans again."""
+    """Plans at every `replan_every`-th step and executes the plan's actions until it plans again.
+
+    Raises ValueError unless 1 <= replan_every <= horizon: there are no planned actions beyond.
+    """
 
     posterior: Posterior
     dynamics: Dynamics
@@ -52,18 +56,22 @@ class MPCAgent(Agent):
     replan_every: int = 1
     divergence_return: float = DIVERGENCE_RETURN
 
+    def __post_init__(self) -> None:
+        if not 1 <= self.replan_every <= self.planner.horizon:
+            raise ValueError(f"need 1 <= replan_every <= horizon, got {self.replan_every} and {self.planner.horizon}")
+
     def act(
         self, observation: Tensor, memory: MPCMemory | None, *, generator: torch.Generator
     ) -> tuple[Tensor, MPCMemory]:
         """See `Agent.act`."""
         state = self.planner.init() if memory is None else memory.planner_state
-        steps = 0 if memory is None else memory.steps_since_planning
-        if steps % self.replan_every == 0:
+        num_steps = 0 if memory is None else memory.num_steps
+        if num_steps % self.replan_every == 0:
             with torch.no_grad():
                 state = search(
                     self.planner, state, lambda plans: self.score(plans, observation, generator), generator=generator
                 )
-        return state.plan[0], MPCMemory(self.planner.shift(state), steps + 1)
+        return state.plan[0], MPCMemory(self.planner.shift(state), num_steps + 1)
 
     def score(self, plans: Tensor, observation: Tensor, generator: torch.Generator) -> Tensor:
         """The four steps of the lecture: scores [C] of the plans [C, H, A] from the observation [S]."""
