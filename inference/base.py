@@ -6,6 +6,7 @@ Axes: K parameter samples, N data, D inputs, O outputs.
 import contextlib
 import functools
 import inspect
+import json
 import operator
 import pathlib
 from abc import ABC, abstractmethod
@@ -119,7 +120,8 @@ def warm_start_as(kind: type[Q], warm_start: Posterior, model: Model) -> Q:
 def save_posterior(posterior: Posterior, path: pathlib.Path) -> None:
     """Write the posterior's tensors and kind as safetensors, never as a pickle."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in posterior.tensors().items()}
-    safetensors.torch.save_file(tensors, path, metadata={"kind": posterior.kind})
+    metadata = {"kind": posterior.kind, "order": json.dumps(list(tensors))}
+    safetensors.torch.save_file(tensors, path, metadata=metadata)
 
 
 def load_posterior(path: pathlib.Path, kinds: Mapping[str, type[Posterior]]) -> Posterior:
@@ -129,8 +131,10 @@ def load_posterior(path: pathlib.Path, kinds: Mapping[str, type[Posterior]]) -> 
     """
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            kind = str((file.metadata() or {}).get("kind"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            metadata = file.metadata() or {}
+            kind = str(metadata.get("kind"))
+            order = json.loads(metadata.get("order", "[]"))  # the file has its own, and draws depend on it
+            tensors = {name: file.get_tensor(name) for name in order}
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path} is not a complete safetensors file: {error}") from error
     if kind not in kinds:

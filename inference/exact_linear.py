@@ -83,6 +83,7 @@ def fit(
     if not (isinstance(model, BayesianNetwork) and model.num_layers == 1 and model.noise == "fixed"):
         raise ValueError('the exact posterior needs a linear model with known noise: hidden=() and noise="fixed"')
     check_regression_data(model, x, y)
+    model.check_widths(x, y)
     prior = normal_prior(model)
     prior_mean = torch.cat([prior["weight_0"].loc, prior["bias_0"].loc[None]]).double()
     prior_std = torch.cat([prior["weight_0"].scale[:, 0], prior["bias_0"].scale[:1]]).double()

@@ -97,6 +97,7 @@ def fit(
     check_regression_data(model, x, y)
     prior = normal_prior(model)
     loc, log_scale = _initial_guide(model, prior, warm_start, initial_scale, generator)
+    parameters = [*loc.values(), *log_scale.values()]
     rows = minibatches(len(x), batch_size, generator=generator)
     local = model.affine_parameters if gradient == "local-reparameterisation" else frozenset[str]()
 
@@ -117,13 +118,7 @@ def fit(
         )
 
     with seeded_global_state(generator), pyro.validation_enabled(False):
-        info = minimise(
-            loss,
-            [*loc.values(), *log_scale.values()],
-            num_steps=num_steps,
-            learning_rate=learning_rate,
-            average_last=average_last,
-        )
+        info = minimise(loss, parameters, num_steps=num_steps, learning_rate=learning_rate, average_last=average_last)
     scale = {name: value.detach().exp() for name, value in log_scale.items()}
     return MeanFieldPosterior({name: value.detach() for name, value in loc.items()}, scale), info
 

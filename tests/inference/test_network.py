@@ -1,0 +1,145 @@
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import Independent, Normal
+
+from bayes_mbrl.inference.base import log_prior, parameter_shapes
+from bayes_mbrl.inference.network import BayesianNetwork
+from bayes_mbrl.inference.scratch import Buffers
+
+Problem = Callable[..., tuple[BayesianNetwork, Tensor, Tensor]]
+
+NOISES = ["heteroscedastic", "homoscedastic", "fixed"]
+ACTIVATIONS = {"silu": torch.nn.functional.silu, "tanh": torch.tanh, "relu": torch.relu}
+
+
+def random_theta(model: BayesianNetwork, n: int, generator: torch.Generator) -> dict[str, Tensor]:
+    theta = model.initial(n, generator=generator)
+    return {name: v + 0.3 * torch.randn(v.shape, generator=generator, dtype=v.dtype) for name, v in theta.items()}
+
+
+@pytest.mark.parametrize("noise", NOISES)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("hidden", [(), (5, 4)], ids=["linear", "deep"])
+def test_batched_prediction_equals_one_network_at_a_time(
+    network_problem: Problem, generator: torch.Generator, noise: str, activation: str, hidden: tuple[int, ...]
+) -> None:
+    """[K, N, O] against a plain loop over k in torch.nn's words, for shared inputs, own inputs, and with buffers."""
+    model, x, y = network_problem(noise=noise, activation=activation, hidden=hidden)
+    theta = random_theta(model, 3, generator)
+    own = torch.stack([x, 2 * x, x.flip(0)])
+    for inputs in (x, own):
+        mean, std = model.predict(theta, inputs)
+        assert mean.shape == std.shape == (3, 23, 2)
+        in_buffers = model.predict(theta, inputs, scratch=Buffers())
+        torch.testing.assert_close(in_buffers, (mean, std), rtol=1e-12, atol=1e-12)
+        for k in range(3):
+            one = {name: value[k] for name, value in theta.items()}
+            single = inputs[k] if inputs.ndim == 3 else inputs
+            torch.testing.assert_close(model.predict(one, single), (mean[k], std[k]))
+            torch.testing.assert_close(plain_prediction(model, one, single, activation), (mean[k], std[k]))
+            torch.testing.assert_close(
+                model.log_likelihood(one, single, y),
+                Independent(Normal(mean[k], std[k]), 1).log_prob(y),
+            )
+    both = model.log_likelihood(theta, own, torch.stack([y, y, 2 * y]))
+    assert both.shape == (3, 23)
+    torch.testing.assert_close(both[2], Independent(Normal(mean[2], std[2]), 1).log_prob(2 * y))
+
+
+def plain_prediction(
+    model: BayesianNetwork, theta: dict[str, Tensor], x: Tensor, activation: str
+) -> tuple[Tensor, Tensor]:
+    for layer in range(model.num_layers):
+        x = torch.nn.functional.linear(x, theta[f"weight_{layer}"].T, theta[f"bias_{layer}"])
+        x = ACTIVATIONS[activation](x) if layer < model.num_layers - 1 else x
+    if model.noise == "fixed":
+        return x, torch.full_like(x, model.noise_std)
+    raw = x[:, 2:] if model.noise == "heteroscedastic" else theta["log_noise_std"].expand_as(x)
+    return x[:, :2], 1 / (1 / raw.exp() + 1 / model.max_std) + model.min_std
+
+
+def test_buffers_are_used_again_and_leave_the_input_alone(network_problem: Problem, generator: torch.Generator) -> None:
+    model, x, _ = network_problem()
+    theta, scratch, before = random_theta(model, 3, generator), Buffers(), x.clone()
+    first = model.predict(theta, x, scratch=scratch)
+    kept = [part.clone() for part in first]
+    second = model.predict(theta, 2 * x, scratch=scratch)
+    assert [part.data_ptr() for part in first] == [part.data_ptr() for part in second]
+    again = model.predict(theta, x, scratch=scratch)
+    assert all(torch.equal(part, old) for part, old in zip(again, kept, strict=True))
+    assert torch.equal(x, before)
+
+
+def test_soft_bounds_of_the_std() -> None:
+    model = BayesianNetwork(1, 1, hidden=(), noise="homoscedastic", min_std=0.01, max_std=3.0, dtype=torch.float64)
+    raw = torch.tensor([-1000.0, -8, -2, 0, 1, 4, 1000], dtype=torch.float64)
+    theta = {
+        "weight_0": torch.zeros(7, 1, 1).double(),
+        "bias_0": torch.zeros(7, 1).double(),
+        "log_noise_std": raw[:, None],
+    }
+    std = model.predict(theta, torch.zeros(1, 1).double())[1].flatten()
+    assert std[0] == 0.01
+    assert std[-1] == pytest.approx(3.01)
+    assert (std.diff() > 0).all()
+    assert std[1] == pytest.approx(0.01 + math.exp(-8), rel=1e-3), "far inside the bounds it is exp"
+
+
+@pytest.mark.parametrize("noise", NOISES)
+def test_prior_and_initial_values(noise: str, generator: torch.Generator) -> None:
+    model = BayesianNetwork(7, 2, hidden=(400, 5), noise=noise, prior_scale=2.0)  # type: ignore[arg-type]
+    scales = {name: float(prior.scale.unique()) for name, prior in model.prior().items()}  # type: ignore[attr-defined]
+    expected = {
+        "weight_0": 2 / 7**0.5,
+        "weight_1": 2 / 20,
+        "weight_2": 2 / 5**0.5,
+        "bias_0": 2,
+        "bias_1": 2,
+        "bias_2": 2,
+    }
+    assert scales == pytest.approx(expected | ({"log_noise_std": 2.0} if noise == "homoscedastic" else {}))
+    start = model.initial(3, generator=generator)
+    assert {name: value.shape[1:] for name, value in start.items()} == parameter_shapes(model)
+    assert start["weight_0"].std() == pytest.approx(1 / 7**0.5, rel=0.05)
+    assert start["weight_1"].std() == pytest.approx(1 / 20, rel=0.05)
+    assert not any(value.any() for name, value in start.items() if not name.startswith("weight"))
+    assert parameter_shapes(model)["weight_2"] == (5, 4 if noise == "heteroscedastic" else 2)
+    assert model.hidden_weights == {"weight_1", "weight_2"}
+    assert model.affine_parameters == {name for name in start if name != "log_noise_std"}
+    by_hand = sum(Normal(0, scales[name]).log_prob(value).flatten(1).sum(1) for name, value in start.items())
+    torch.testing.assert_close(log_prior(model.prior(), start), by_hand)
+
+
+def test_gradients_reach_every_parameter(network_problem: Problem, generator: torch.Generator) -> None:
+    model, x, y = network_problem(noise="homoscedastic")
+    theta = {name: value.requires_grad_() for name, value in random_theta(model, 2, generator).items()}
+    model.log_likelihood(theta, x, y).sum().backward()
+    assert all(value.grad is not None and value.grad.abs().sum() > 0 for value in theta.values())
+
+
+def test_columns_must_fit(network_problem: Problem, generator: torch.Generator) -> None:
+    model, x, y = network_problem()
+    theta = model.initial(1, generator=generator)
+    with pytest.raises(ValueError, match=r"need x \[N, 3\] and y \[N, 2\], got \[23, 3\] and \[23, 1\]"):
+        model.log_likelihood(theta, x, y[:, :1])
+    with pytest.raises(ValueError, match=r"got \[23, 2\] and \[23, 2\]"):
+        model.log_likelihood(theta, x[:, :2], y)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"hidden": (5, 0)}, r"need every hidden width >= 1, got \[5, 0\]"),
+        ({"activation": "gelu"}, "activation is one of silu, tanh, relu, got 'gelu'"),
+        ({"noise": "student"}, "unknown noise 'student'"),
+        ({"min_std": 3.0}, "need 0 < min_std < max_std, got 3.0 and 2.0"),
+        ({"noise_std": -1, "prior_scale": 0}, "need noise_std > 0, got -1; need prior_scale > 0, got 0"),
+    ],
+)
+def test_impossible_settings(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        BayesianNetwork(3, 2, **settings)  # type: ignore[arg-type]

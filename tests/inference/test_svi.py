@@ -1,0 +1,183 @@
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import MultivariateNormal, Normal, kl_divergence
+
+from bayes_mbrl.inference import exact_linear, svi
+from bayes_mbrl.inference.base import normal_prior
+from bayes_mbrl.inference.layers import affine
+from bayes_mbrl.inference.network import BayesianNetwork
+from bayes_mbrl.inference.svi import MeanFieldPosterior
+
+Problem = Callable[..., tuple[BayesianNetwork, Tensor, Tensor]]
+
+
+def flat(theta: dict[str, Tensor]) -> Tensor:
+    """[P] of a linear model with one output, the bias last."""
+    return torch.cat([theta["weight_0"].flatten(), theta["bias_0"]])
+
+
+def optimum(model: BayesianNetwork, x: Tensor, y: Tensor) -> tuple[MeanFieldPosterior, Tensor, float]:
+    """(the mean-field optimum, the exact covariance, log evidence): the exact mean, and sd_i = Λ_ii^(-1/2)."""
+    exact, info = exact_linear.fit(model, x, y, generator=torch.Generator())
+    covariance = exact.factor @ exact.factor.T
+    scale = torch.linalg.inv(covariance).diagonal().rsqrt()
+    loc = {"weight_0": exact.mean[:-1], "bias_0": exact.mean[-1]}
+    return MeanFieldPosterior(loc, {"weight_0": scale[:-1, None], "bias_0": scale[-1:]}), covariance, info.log_evidence
+
+
+LONG = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "num_particles", "gradient", "num_steps"),
+    [
+        # as many steps as the gradient's noise asks for: the spread of a scale is about 2 / sqrt(batch · particles · steps)
+        (8, 8, "local-reparameterisation", 5000),
+        (60, 8, "local-reparameterisation", 3000),
+        pytest.param(40, 8, "local-reparameterisation", 4000, marks=LONG),
+        pytest.param(8, 1, "local-reparameterisation", 30_000, marks=LONG),
+        pytest.param(40, 1, "local-reparameterisation", 12_000, marks=LONG),
+        pytest.param(60, 1, "local-reparameterisation", 12_000, marks=LONG),
+        pytest.param(60, 32, "weight-sampling", 6000, marks=LONG),
+        pytest.param(8, 32, "weight-sampling", 12_000, marks=LONG),
+    ],
+)
+def test_linear_regression_within_two_percent_of_the_closed_form(
+    linear_problem: Problem, batch_size: int, num_particles: int, gradient: svi.Gradient, num_steps: int
+) -> None:
+    model, x, y = linear_problem()
+    best, covariance, _ = optimum(model, x, y)
+    assert (flat(best.scale) / covariance.diagonal().sqrt()).min() < 0.8, "correlated enough to tell from the exact sd"
+    posterior, _ = svi.fit(
+        model,
+        x,
+        y,
+        generator=torch.Generator().manual_seed(1),
+        batch_size=batch_size,
+        num_particles=num_particles,
+        gradient=gradient,
+        num_steps=num_steps,
+        learning_rate=2e-2,
+        average_last=0.5,
+    )
+    ratio = flat(posterior.scale) / flat(best.scale)
+    assert (ratio - 1).abs().max() < 0.02, ratio
+    assert (flat(posterior.loc) - flat(best.loc)).norm() < 0.02 * flat(best.loc).norm()
+
+
+def test_elbo_at_the_optimum_is_log_evidence_minus_kl(linear_problem: Problem, generator: torch.Generator) -> None:
+    model, x, y = linear_problem()
+    best, covariance, log_evidence = optimum(model, x, y)
+    mean_field = MultivariateNormal(flat(best.loc), torch.diag(flat(best.scale) ** 2))
+    divergence = kl_divergence(mean_field, MultivariateNormal(flat(best.loc), covariance))
+    value, error = svi.elbo(model, best, x, y, num_samples=20_000, generator=generator)
+    assert abs(value - (log_evidence - float(divergence))) < 5 * error
+    assert error < 0.1 < divergence
+
+
+@pytest.mark.parametrize("gradient", ["local-reparameterisation", "weight-sampling"])
+@pytest.mark.parametrize("num_particles", [1, 3])
+@pytest.mark.parametrize("noise", ["homoscedastic", "heteroscedastic"])
+def test_the_loss_is_the_elbo_of_the_whole_data_set(
+    network_problem: Problem, generator: torch.Generator, noise: str, num_particles: int, gradient: str
+) -> None:
+    """At one fixed q, the mean over many minibatches of 7, at KL weight 0.3, equals −E_q[log p(y|θ)] + 0.3 KL."""
+    model, x, y = network_problem(noise=noise, hidden=(4,))
+    posterior, _ = svi.fit(model, x, y, generator=generator, num_steps=20)
+    guide = {name: Normal(posterior.loc[name], 5 * posterior.scale[name]) for name in posterior.loc}
+    prior = normal_prior(model)
+    repeats = 1500
+    losses = []
+    with svi.seeded_global_state(generator):
+        for _ in range(repeats):
+            rows = torch.randperm(len(x), generator=generator)[:7]
+            loss = svi._negative_elbo(
+                model,
+                prior,
+                guide,
+                x[rows],
+                y[rows],
+                kl_weight=0.3,
+                likelihood_scale=len(x) / 7,
+                num_particles=num_particles,
+                local=model.affine_parameters if gradient == "local-reparameterisation" else frozenset(),
+            )
+            losses.append(float(loss))
+    wide = MeanFieldPosterior(posterior.loc, {name: normal.scale for name, normal in guide.items()})
+    value, error = svi.elbo(model, wide, x, y, num_samples=20_000, generator=generator)
+    divergence = float(sum(kl_divergence(guide[name], prior[name]).sum() for name in prior))
+    got = torch.tensor(losses)
+    expected = -value - 0.7 * divergence
+    assert abs(float(got.mean()) - expected) < 5 * math.hypot(float(got.std()) / repeats**0.5, error)
+
+
+def test_local_reparameterisation_has_the_moments_of_sampled_weights(generator: torch.Generator) -> None:
+    weight = Normal(torch.randn(3, 2, generator=generator).double(), torch.rand(3, 2, generator=generator).double())
+    bias = Normal(torch.randn(2, generator=generator).double(), torch.rand(2, generator=generator).double())
+    row = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+    n = 40_000
+    with svi.seeded_global_state(generator):
+        out = affine(row.expand(n, 3), svi.LocalNormal(weight), svi.LocalNormal(bias))
+    mean, variance = row @ weight.loc + bias.loc, row**2 @ weight.scale**2 + bias.scale**2
+    assert ((out.mean(0) - mean).abs() < 5 * (variance / n).sqrt()).all()
+    assert ((out.var(0) - variance).abs() < 5 * variance * math.sqrt(2 / n)).all()
+    assert torch.corrcoef(torch.stack([out[:-1, 0], out[1:, 0]]))[0, 1].abs() < 5 / math.sqrt(n), "a draw each datum"
+
+
+def test_gradients_through_local_reparameterisation(generator: torch.Generator) -> None:
+    """d E[f²] / d scale_j = 2 x_j² scale_j and d E[f²] / d loc_j = 2 E[f] x_j, for f = x w + b."""
+    loc, scale = (torch.tensor(v, dtype=torch.float64).requires_grad_() for v in ([[1.0], [-0.5]], [[0.3], [0.8]]))
+    bias = Normal(torch.zeros(1, dtype=torch.float64), torch.full((1,), 0.1, dtype=torch.float64))
+    row = torch.tensor([1.0, 2.0], dtype=torch.float64)
+    with svi.seeded_global_state(generator):
+        out = affine(row.expand(200_000, 2), svi.LocalNormal(Normal(loc, scale)), svi.LocalNormal(bias))
+    (out**2).mean().backward()
+    torch.testing.assert_close(scale.grad, 2 * row[:, None] ** 2 * scale.detach(), rtol=0.03, atol=0)
+    torch.testing.assert_close(loc.grad, 2 * (row @ loc.detach()) * row[:, None], rtol=0, atol=0.05)
+
+
+def test_draws_have_the_moments_of_q(generator: torch.Generator) -> None:
+    loc, scale = torch.tensor([1.0, -3.0]), torch.tensor([0.1, 4.0])
+    drawn = MeanFieldPosterior({"a": loc}, {"a": scale}).sample(40_000, generator=generator)["a"]
+    assert ((drawn.mean(0) - loc).abs() < 5 * scale / 200).all()
+    torch.testing.assert_close(drawn.std(0), scale, rtol=0.03, atol=0)
+
+
+def test_kl_weight_tempers_the_posterior(linear_problem: Problem, generator: torch.Generator) -> None:
+    """log p(y|θ) − w KL(q‖p) is the ELBO of the noise variance times w: its optimum is known too."""
+    model, x, y = linear_problem(20, 3)
+    tempered = BayesianNetwork(
+        3, 1, hidden=(), noise="fixed", noise_std=0.5 * math.sqrt(0.2), prior_scale=1.5, dtype=torch.float64
+    )
+    best, _, _ = optimum(tempered, x, y)
+    settings: dict[str, Any] = {"num_particles": 16, "num_steps": 1500, "learning_rate": 3e-2, "average_last": 0.5}
+    warmer = BayesianNetwork(3, 1, hidden=(), noise="fixed", noise_std=0.5, prior_scale=1.5, dtype=torch.float64)
+    posterior, _ = svi.fit(warmer, x, y, generator=generator, kl_weight=0.2, **settings)
+    torch.testing.assert_close(flat(posterior.scale), flat(best.scale), rtol=0.03, atol=0)
+    torch.testing.assert_close(flat(posterior.loc), flat(best.loc), rtol=0, atol=0.01)
+
+
+def test_settings_are_checked_all_at_once(network_problem: Problem, generator: torch.Generator) -> None:
+    with pytest.raises(ValueError, match=r"need num_steps > 0, got 0; need kl_warmup <= 1, got 2; gradient is one of"):
+        svi.fit(*network_problem(), generator=generator, num_steps=0, kl_warmup=2, gradient="flip-out")  # type: ignore[arg-type]
+
+
+def test_prior_must_be_normal(network_problem: Problem, generator: torch.Generator) -> None:
+    class WithOtherPrior(BayesianNetwork):
+        def prior(self) -> dict[str, torch.distributions.Distribution]:
+            return {**super().prior(), "bias_0": torch.distributions.Laplace(torch.zeros(4), torch.ones(4))}
+
+    _, x, y = network_problem()
+    with pytest.raises(ValueError, match="need normal priors .* got others for bias_0"):
+        svi.fit(WithOtherPrior(3, 2, hidden=(4,), dtype=x.dtype), x, y, generator=generator)
+
+
+def test_a_diverging_fit_says_when(network_problem: Problem, generator: torch.Generator) -> None:
+    model, x, y = network_problem()
+    with pytest.raises(FloatingPointError, match=r"diverged at step \d+ of 50: lower learning_rate, got 1e\+200"):
+        svi.fit(model, x, y, generator=generator, num_steps=50, learning_rate=1e200)
