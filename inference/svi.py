@@ -6,7 +6,8 @@ home. Every latent has real support, so the analytic KL of `TraceMeanField_ELBO`
 
 import dataclasses
 import math
-from collections.abc import Collection, Mapping
+import warnings
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal, Self, cast
 
 import pyro
@@ -23,6 +24,7 @@ from bayes_mbrl.inference.base import (
     check_regression_data,
     check_settings,
     normal_prior,
+    parameter_shapes,
     seeded_global_state,
     warm_start_as,
 )
@@ -95,32 +97,32 @@ def fit(
     Raises ValueError for settings or data out of bounds, FloatingPointError when the fit diverges.
     """
     check_regression_data(model, x, y)
-    prior = normal_prior(model)
-    loc, log_scale = _initial_guide(model, prior, warm_start, initial_scale, generator)
-    parameters = [*loc.values(), *log_scale.values()]
-    rows = minibatches(len(x), batch_size, generator=generator)
     local = model.affine_parameters if gradient == "local-reparameterisation" else frozenset[str]()
+    layout = _Layout.of(model, local)
+    prior = layout.join(normal_prior(model))
+    loc, log_scale = layout.initial(model, warm_start, initial_scale, generator)
+    rows = minibatches(len(x), batch_size, generator=generator)
 
     def loss(step: int) -> Tensor:
         batch = next(rows)
-        weight = kl_weight * min(1.0, (step + 1) / max(1.0, kl_warmup * num_steps))
-        guide = {name: Normal(loc[name], log_scale[name].exp(), validate_args=False) for name in loc}
         return _negative_elbo(
             model,
+            layout,
             prior,
-            guide,
+            Normal(loc, log_scale.exp(), validate_args=False),
             x[batch],
             y[batch],
-            kl_weight=weight,
+            kl_weight=kl_weight * min(1.0, (step + 1) / max(1.0, kl_warmup * num_steps)),
             likelihood_scale=len(x) / len(batch),
             num_particles=num_particles,
-            local=local,
         )
 
-    with seeded_global_state(generator), pyro.validation_enabled(False):
-        info = minimise(loss, parameters, num_steps=num_steps, learning_rate=learning_rate, average_last=average_last)
-    scale = {name: value.detach().exp() for name, value in log_scale.items()}
-    return MeanFieldPosterior({name: value.detach() for name, value in loc.items()}, scale), info
+    with seeded_global_state(generator), pyro.validation_enabled(False), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Encountered NaN")  # `minimise` raises, and says what to do
+        info = minimise(
+            loss, [loc, log_scale], num_steps=num_steps, learning_rate=learning_rate, average_last=average_last
+        )
+    return MeanFieldPosterior(layout.split(loc.detach()), layout.split(log_scale.detach().exp())), info
 
 
 def elbo(
@@ -142,9 +144,9 @@ def elbo(
 class LocalNormal(RandomWeight):
     """A weight N(loc, scale²) drawn anew for every datum, by drawing the layer's output (Kingma et al. 2015, eq. 6)."""
 
-    def __init__(self, distribution: Normal) -> None:
-        self.loc = distribution.loc
-        self.variance = distribution.scale**2
+    def __init__(self, loc: Tensor, scale: Tensor) -> None:
+        self.loc = loc
+        self.variance = scale**2
 
     def affine(self, x: Tensor, bias: Parameter) -> Tensor:
         """N(x loc + b, x² variance + variance of b), independent over data: x [..., D] → [..., O]."""
@@ -155,64 +157,91 @@ class LocalNormal(RandomWeight):
         return torch.addcmul(mean, std, torch.randn_like(mean)).view(*x.shape[:-1], -1)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Layout:
+    """All parameters in one vector [P], those drawn datum by datum first: Pyro's cost is by the site, not the size."""
+
+    shapes: dict[str, torch.Size]
+    local: frozenset[str]
+
+    @classmethod
+    def of(cls, model: Model, local: frozenset[str]) -> Self:
+        shapes = parameter_shapes(model)
+        return cls({name: shapes[name] for name in sorted(shapes, key=lambda name: name not in local)}, local)
+
+    @property
+    def num_local(self) -> int:
+        """Number of entries that are drawn datum by datum."""
+        return sum(self.shapes[name].numel() for name in self.local)
+
+    def join(self, normals: Mapping[str, Normal]) -> Normal:
+        """Normals by name as one over [P]."""
+        loc, scale = ([getattr(normals[name], part).flatten() for name in self.shapes] for part in ("loc", "scale"))
+        return Normal(torch.cat(loc), torch.cat(scale), validate_args=False)
+
+    def split(self, vector: Tensor) -> Theta:
+        """[..., P] → {name: [..., *shape]}."""
+        parts = torch.split(vector, [shape.numel() for shape in self.shapes.values()], -1)
+        leading = vector.shape[:-1]
+        return {
+            name: part.reshape(leading + shape) for part, (name, shape) in zip(parts, self.shapes.items(), strict=True)
+        }
+
+    def initial(
+        self, model: Model, warm_start: Posterior | None, initial_scale: float, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """(loc, log scale) [P] to start from: the last fit's, or the model's initial values with a small spread."""
+        if warm_start is None:
+            theta = model.initial(1, generator=generator)
+            prior = normal_prior(model)
+            start = {name: Normal(theta[name][0], initial_scale * prior[name].scale) for name in self.shapes}
+        else:
+            last = warm_start_as(MeanFieldPosterior, warm_start, model)
+            start = {name: Normal(last.loc[name], last.scale[name]) for name in self.shapes}
+        joined = self.join(start)
+        return joined.loc.requires_grad_(), joined.scale.log().requires_grad_()
+
+
 def _negative_elbo(
     model: Model,
-    prior: Mapping[str, Normal],
-    guide: Mapping[str, Normal],
+    layout: _Layout,
+    prior: Normal,
+    guide: Normal,
     x: Tensor,
     y: Tensor,
     *,
     kl_weight: float,
     likelihood_scale: float,
     num_particles: int,
-    local: Collection[str],
 ) -> Tensor:
-    """−(likelihood_scale · log p(y | x, θ) − kl_weight · KL), by Pyro; `local` parameters are drawn datum by datum.
+    """−(likelihood_scale · log p(y | x, θ) − kl_weight · KL), by Pyro; prior and guide over all parameters [P].
 
     All particles go through the model in one batch: Pyro's own would take them one by one.
     """
+    first = layout.num_local
 
-    def sample_all(distributions: Mapping[str, Normal]) -> dict[str, Parameter]:
-        theta: dict[str, Parameter] = {}
-        for name, normal in distributions.items():
-            particles = () if name in local else (num_particles,)
-            with pyro.poutine.scale(scale=kl_weight if name in local else kl_weight / num_particles):
-                value = _sample(name, normal, particles)
-            theta[name] = LocalNormal(guide[name]) if name in local else value
-        return theta
+    def sample(normal: Normal) -> Tensor:
+        """[K, P]; the local entries, which nothing looks at, are there for their KL and drawn once."""
+        with pyro.poutine.scale(scale=kl_weight):
+            local = _sample("local", normal.loc[:first], normal.scale[:first])
+        particles = (num_particles, len(normal.loc) - first)
+        with pyro.poutine.scale(scale=kl_weight / num_particles):
+            others = _sample("others", normal.loc[first:].expand(particles), normal.scale[first:].expand(particles))
+        return torch.cat([local.expand(num_particles, first), others], -1)
 
     def pyro_model() -> None:
-        theta = sample_all(prior)
+        theta: dict[str, Parameter] = {**layout.split(sample(prior))}
+        loc, scale = layout.split(guide.loc), layout.split(guide.scale)
+        theta |= {name: LocalNormal(loc[name], scale[name]) for name in layout.local}
         with pyro.poutine.scale(scale=likelihood_scale / num_particles):
             log_likelihood = model.log_likelihood(theta, x.expand(num_particles, *x.shape), y)
             pyro.factor("log_likelihood", log_likelihood.sum())
 
     elbo = TraceMeanField_ELBO()  # type: ignore[no-untyped-call]
-    return cast(Tensor, elbo.differentiable_loss(pyro_model, lambda: sample_all(guide)))  # type: ignore[no-untyped-call]
+    return cast(Tensor, elbo.differentiable_loss(pyro_model, lambda: sample(guide)))  # type: ignore[no-untyped-call]
 
 
-def _sample(name: str, normal: Normal, particles: tuple[int, ...]) -> Tensor:
-    """A Pyro sample site for all entries of one parameter: [...], or [K, ...] for K particles."""
-    shape = (*particles, *normal.loc.shape)
-    distribution = pyro.distributions.Normal(normal.loc.expand(shape), normal.scale.expand(shape))
-    return pyro.sample(name, distribution.to_event(len(shape)))  # type: ignore[no-untyped-call]
-
-
-def _initial_guide(
-    model: Model,
-    prior: Mapping[str, Normal],
-    warm_start: Posterior | None,
-    initial_scale: float,
-    generator: torch.Generator,
-) -> tuple[Theta, Theta]:
-    """(loc, log scale) to start from: the last fit's, or the model's initial values with a small spread."""
-    if warm_start is not None:
-        last = warm_start_as(MeanFieldPosterior, warm_start, model)
-        loc, scale = last.loc, last.scale
-    else:
-        loc = {name: value[0] for name, value in model.initial(1, generator=generator).items()}
-        scale = {name: initial_scale * distribution.scale for name, distribution in prior.items()}
-    return (
-        {name: value.clone().requires_grad_() for name, value in loc.items()},
-        {name: value.log().requires_grad_() for name, value in scale.items()},
-    )
+def _sample(name: str, loc: Tensor, scale: Tensor) -> Tensor:
+    """One Pyro site for all entries."""
+    distribution = pyro.distributions.Normal(loc, scale).to_event(loc.ndim)  # type: ignore[no-untyped-call]
+    return pyro.sample(name, distribution)

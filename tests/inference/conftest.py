@@ -26,8 +26,8 @@ def linear_problem() -> Problem:
         model = BayesianNetwork(
             input_dim, output_dim, hidden=(), noise="fixed", noise_std=0.5, prior_scale=1.5, dtype=dtype
         )
-        mixing = torch.eye(input_dim, dtype=torch.float64) + 0.3 * normal(input_dim, input_dim)
-        x = normal(num_data, input_dim) @ mixing * torch.logspace(-0.3, 0.3, input_dim, dtype=torch.float64)
+        mixing = torch.eye(input_dim, dtype=torch.float64) + 0.25 * normal(input_dim, input_dim)
+        x = normal(num_data, input_dim) @ mixing * torch.logspace(-0.2, 0.2, input_dim, dtype=torch.float64)
         y = x @ normal(input_dim, output_dim) + 0.7 + model.noise_std * normal(num_data, output_dim)
         return model, x.to(dtype), y.to(dtype)
 

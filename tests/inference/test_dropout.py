@@ -97,7 +97,7 @@ def test_optimum_of_a_linear_last_layer(generator: torch.Generator, batch_size: 
     y = hidden @ torch.tensor([[1.0], [-1.0], [0.5]], dtype=torch.float64)
     model = HeldFirstLayer(3, noise_std=0.4)
     posterior, _ = dropout.fit(
-        model, hidden, y, generator=generator, rate=RATE, num_steps=4000, learning_rate=0.03, batch_size=batch_size
+        model, hidden, y, generator=generator, rate=RATE, num_steps=3000, learning_rate=0.03, batch_size=batch_size
     )
     variance, ratio = 0.4**2, RATE / (1 - RATE)
     prior_precision = torch.eye(3, dtype=torch.float64) / (1 - RATE)  # E[θ²] = w² / (1 − rate), prior N(0, 1)

@@ -36,15 +36,15 @@ LONG = pytest.mark.slow
 @pytest.mark.parametrize(
     ("batch_size", "num_particles", "gradient", "num_steps"),
     [
-        # as many steps as the gradient's noise asks for: the spread of a scale is about 2 / sqrt(batch · particles · steps)
-        (8, 8, "local-reparameterisation", 5000),
-        (60, 8, "local-reparameterisation", 3000),
+        # as many steps as the gradient's noise asks for: a scale spreads by about 2 / sqrt(batch · particles · steps)
+        (8, 8, "local-reparameterisation", 4000),
+        (60, 8, "local-reparameterisation", 2500),
         pytest.param(40, 8, "local-reparameterisation", 4000, marks=LONG),
-        pytest.param(8, 1, "local-reparameterisation", 30_000, marks=LONG),
-        pytest.param(40, 1, "local-reparameterisation", 12_000, marks=LONG),
+        pytest.param(8, 1, "local-reparameterisation", 50_000, marks=LONG),
+        pytest.param(40, 1, "local-reparameterisation", 15_000, marks=LONG),
         pytest.param(60, 1, "local-reparameterisation", 12_000, marks=LONG),
         pytest.param(60, 32, "weight-sampling", 6000, marks=LONG),
-        pytest.param(8, 32, "weight-sampling", 12_000, marks=LONG),
+        pytest.param(8, 32, "weight-sampling", 10_000, marks=LONG),
     ],
 )
 def test_linear_regression_within_two_percent_of_the_closed_form(
@@ -62,8 +62,8 @@ def test_linear_regression_within_two_percent_of_the_closed_form(
         num_particles=num_particles,
         gradient=gradient,
         num_steps=num_steps,
-        learning_rate=2e-2,
-        average_last=0.5,
+        learning_rate=5e-2,
+        average_last=0.6,
     )
     ratio = flat(posterior.scale) / flat(best.scale)
     assert (ratio - 1).abs().max() < 0.02, ratio
@@ -89,26 +89,28 @@ def test_the_loss_is_the_elbo_of_the_whole_data_set(
     """At one fixed q, the mean over many minibatches of 7, at KL weight 0.3, equals −E_q[log p(y|θ)] + 0.3 KL."""
     model, x, y = network_problem(noise=noise, hidden=(4,))
     posterior, _ = svi.fit(model, x, y, generator=generator, num_steps=20)
-    guide = {name: Normal(posterior.loc[name], 5 * posterior.scale[name]) for name in posterior.loc}
+    wide = MeanFieldPosterior(posterior.loc, {name: 5 * scale for name, scale in posterior.scale.items()})
     prior = normal_prior(model)
-    repeats = 1500
+    local = model.affine_parameters if gradient == "local-reparameterisation" else frozenset[str]()
+    layout = svi._Layout.of(model, local)
+    guide = {name: Normal(wide.loc[name], wide.scale[name]) for name in wide.loc}
+    repeats = 400
     losses = []
     with svi.seeded_global_state(generator):
         for _ in range(repeats):
             rows = torch.randperm(len(x), generator=generator)[:7]
             loss = svi._negative_elbo(
                 model,
-                prior,
-                guide,
+                layout,
+                layout.join(prior),
+                layout.join(guide),
                 x[rows],
                 y[rows],
                 kl_weight=0.3,
                 likelihood_scale=len(x) / 7,
                 num_particles=num_particles,
-                local=model.affine_parameters if gradient == "local-reparameterisation" else frozenset(),
             )
             losses.append(float(loss))
-    wide = MeanFieldPosterior(posterior.loc, {name: normal.scale for name, normal in guide.items()})
     value, error = svi.elbo(model, wide, x, y, num_samples=20_000, generator=generator)
     divergence = float(sum(kl_divergence(guide[name], prior[name]).sum() for name in prior))
     got = torch.tensor(losses)
@@ -122,7 +124,7 @@ def test_local_reparameterisation_has_the_moments_of_sampled_weights(generator: 
     row = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
     n = 40_000
     with svi.seeded_global_state(generator):
-        out = affine(row.expand(n, 3), svi.LocalNormal(weight), svi.LocalNormal(bias))
+        out = affine(row.expand(n, 3), svi.LocalNormal(weight.loc, weight.scale), svi.LocalNormal(bias.loc, bias.scale))
     mean, variance = row @ weight.loc + bias.loc, row**2 @ weight.scale**2 + bias.scale**2
     assert ((out.mean(0) - mean).abs() < 5 * (variance / n).sqrt()).all()
     assert ((out.var(0) - variance).abs() < 5 * variance * math.sqrt(2 / n)).all()
@@ -135,7 +137,7 @@ def test_gradients_through_local_reparameterisation(generator: torch.Generator) 
     bias = Normal(torch.zeros(1, dtype=torch.float64), torch.full((1,), 0.1, dtype=torch.float64))
     row = torch.tensor([1.0, 2.0], dtype=torch.float64)
     with svi.seeded_global_state(generator):
-        out = affine(row.expand(200_000, 2), svi.LocalNormal(Normal(loc, scale)), svi.LocalNormal(bias))
+        out = affine(row.expand(200_000, 2), svi.LocalNormal(loc, scale), svi.LocalNormal(bias.loc, bias.scale))
     (out**2).mean().backward()
     torch.testing.assert_close(scale.grad, 2 * row[:, None] ** 2 * scale.detach(), rtol=0.03, atol=0)
     torch.testing.assert_close(loc.grad, 2 * (row @ loc.detach()) * row[:, None], rtol=0, atol=0.05)
@@ -150,7 +152,7 @@ def test_draws_have_the_moments_of_q(generator: torch.Generator) -> None:
 
 def test_kl_weight_tempers_the_posterior(linear_problem: Problem, generator: torch.Generator) -> None:
     """log p(y|θ) − w KL(q‖p) is the ELBO of the noise variance times w: its optimum is known too."""
-    model, x, y = linear_problem(20, 3)
+    _, x, y = linear_problem(20, 3)
     tempered = BayesianNetwork(
         3, 1, hidden=(), noise="fixed", noise_std=0.5 * math.sqrt(0.2), prior_scale=1.5, dtype=torch.float64
     )
@@ -173,7 +175,7 @@ def test_prior_must_be_normal(network_problem: Problem, generator: torch.Generat
             return {**super().prior(), "bias_0": torch.distributions.Laplace(torch.zeros(4), torch.ones(4))}
 
     _, x, y = network_problem()
-    with pytest.raises(ValueError, match="need normal priors .* got others for bias_0"):
+    with pytest.raises(ValueError, match=r"need normal priors .* got others for bias_0"):
         svi.fit(WithOtherPrior(3, 2, hidden=(4,), dtype=x.dtype), x, y, generator=generator)
 
 
