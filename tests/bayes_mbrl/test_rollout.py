@@ -1,0 +1,356 @@
+"""Laws of a rollout: what a score may depend on, what ends a particle's sum, what is allocated."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from bayes_mbrl.build import learned_reward
+from bayes_mbrl.data import Transitions
+from bayes_mbrl.dynamics.known import KnownDynamics, Nothing
+from bayes_mbrl.inference.draws import DrawsPosterior
+from bayes_mbrl.planners.objectives import expected_return
+from bayes_mbrl.planners.propagation import ts_1
+from bayes_mbrl.registry import PROPAGATIONS
+from bayes_mbrl.rollout import DIVERGENCE_RETURN, draw_noise, evaluate_plans, imagine
+
+K, M, C, H = 3, 4, 6, 5
+
+every_propagation = pytest.mark.parametrize("propagate", [row.load() for row in PROPAGATIONS.rows.values()])
+
+
+def plans(num: int = C, horizon: int = H) -> Tensor:
+    return torch.randn(num, horizon, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(41))
+
+
+def sharp_reward(state: Tensor, action: Tensor, next_state: Tensor) -> Tensor:
+    """Uses all it is given, and is linear in nothing."""
+    return next_state[..., 0] * state[..., 1].tanh() - action.square().sum(-1) + 0.01 * next_state[..., 2]
+
+
+def leaves_a_box(state: Tensor, action: Tensor, next_state: Tensor) -> Tensor:
+    return next_state[..., 0].abs() > 1.5
+
+
+@pytest.fixture
+def evaluate(network_problem: Any, transitions: Transitions) -> Callable[..., Tensor]:
+    """Scores of plans under the network; the same seed in every call, all settings may be changed."""
+
+    def scores(candidates: Tensor, *, seed: int = 0, learns_reward: bool = False, **changes: Any) -> Tensor:
+        dynamics, posterior = network_problem(learns_reward=learns_reward)
+        settings: dict[str, Any] = {
+            "posterior": posterior,
+            "dynamics": dynamics,
+            "reward": learned_reward if learns_reward else sharp_reward,
+            "objective": expected_return(),
+            "num_theta": K,
+            "num_noise": M,
+            "generator": torch.Generator().manual_seed(seed),
+            **changes,
+        }
+        return evaluate_plans(candidates, transitions.state[0], **settings)
+
+    return scores
+
+
+@every_propagation
+def test_gradient_is_that_of_finite_differences(evaluate: Callable[..., Tensor], propagate: Any) -> None:
+    candidates = plans(2, 3).requires_grad_()
+    torch.autograd.gradcheck(lambda p: evaluate(p, propagation=propagate), candidates)
+
+
+@every_propagation
+@pytest.mark.parametrize("termination", [None, leaves_a_box])
+@pytest.mark.parametrize("learns_reward", [False, True])
+def test_buffers_change_no_number(
+    evaluate: Callable[..., Tensor], propagate: Any, termination: Any, learns_reward: bool
+) -> None:
+    settings = {"propagation": propagate, "termination": termination, "learns_reward": learns_reward}
+    with_gradient = evaluate(plans(), **settings)
+    with torch.no_grad():
+        torch.testing.assert_close(evaluate(plans(), **settings, max_particles=2 * K * M), with_gradient)
+
+
+@every_propagation
+def test_a_score_does_not_depend_on_neighbours_or_chunks(evaluate: Callable[..., Tensor], propagate: Any) -> None:
+    with torch.no_grad():
+        together = evaluate(plans(), propagation=propagate, termination=leaves_a_box)
+        alone = [evaluate(plan, propagation=propagate, termination=leaves_a_box) for plan in plans().split(1)]
+        torch.testing.assert_close(torch.cat(alone), together, rtol=1e-12, atol=1e-12)
+        for max_particles in (1, 4 * K * M, 10**9):
+            chunked = evaluate(plans(), propagation=propagate, termination=leaves_a_box, max_particles=max_particles)
+            torch.testing.assert_close(chunked, together, rtol=1e-12, atol=1e-12)
+
+
+@every_propagation
+def test_equal_plans_get_equal_scores(evaluate: Callable[..., Tensor], propagate: Any) -> None:
+    """Common random numbers: the difference between two plans is not noise. To rounding, since sums differ in order."""
+    twice = torch.cat([plans(), plans()])
+    with torch.no_grad():
+        first, second = evaluate(twice, propagation=propagate).chunk(2)
+    torch.testing.assert_close(first, second, rtol=1e-12, atol=1e-12)
+    assert first.sort().values.diff().min() > 1e-3
+
+
+@every_propagation
+def test_the_generator_decides_everything(evaluate: Callable[..., Tensor], propagate: Any) -> None:
+    first, again, other = (evaluate(plans(), propagation=propagate, seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.isclose(first, other).any()
+
+
+@pytest.mark.parametrize("smallest", ["num_theta", "num_noise", "horizon", "candidates", "all"])
+def test_axes_of_length_one(evaluate: Callable[..., Tensor], smallest: str) -> None:
+    def size(name: str, usual: int) -> int:
+        return 1 if smallest in (name, "all") else usual
+
+    scores = evaluate(
+        plans(size("candidates", C), size("horizon", H)), num_theta=size("num_theta", K), num_noise=size("num_noise", M)
+    )
+    assert scores.shape == (size("candidates", C),)
+    assert torch.isfinite(scores).all()
+
+
+# What ends a particle's sum, on systems of one state whose returns are known by hand
+
+
+def returns_of(
+    candidates: Tensor,
+    step: Callable[[Tensor, Tensor], Tensor],
+    *,
+    noise_std: float = 0.0,
+    start: float,
+    **settings: Any,
+) -> Tensor:
+    """Returns [K, M, C] of plans [C, H, 1] on s' = step(s, a) + noise, S = 1."""
+    kept = []
+
+    def objective(returns: Tensor) -> Tensor:
+        kept.append(returns)
+        return returns.mean((0, 1))
+
+    with torch.no_grad():
+        evaluate_plans(
+            candidates,
+            torch.tensor([start], dtype=torch.float64),
+            posterior=Nothing(),
+            dynamics=KnownDynamics(step, noise_std=torch.tensor([noise_std], dtype=torch.float64)),
+            objective=objective,
+            **{"num_theta": K, "num_noise": M, "generator": torch.Generator().manual_seed(0), **settings},
+        )
+    return kept[0]
+
+
+def constant_plans(*actions: float) -> Tensor:
+    return torch.tensor(actions, dtype=torch.float64)[:, None, None].expand(-1, H, 1)
+
+
+def add_action(state: Tensor, action: Tensor) -> Tensor:
+    return state + action
+
+
+def arrived(state: Tensor, action: Tensor, next_state: Tensor) -> Tensor:
+    return next_state[..., 0] >= 6
+
+
+def where_it_went(state: Tensor, action: Tensor, next_state: Tensor) -> Tensor:
+    return next_state[..., 0]
+
+
+def one_a_step(state: Tensor, action: Tensor, next_state: Tensor) -> Tensor:
+    return next_state.new_ones(next_state.shape[:-1])
+
+
+def test_the_terminal_step_is_the_last_that_counts() -> None:
+    """From 0, termination at 6: by ones never, by twos at 2 + 4 + 6, by tens at once."""
+    returns = returns_of(constant_plans(1, 2, 10), add_action, start=0.0, reward=where_it_went, termination=arrived)
+    assert returns.shape == (K, M, 3)
+    assert torch.equal(returns[0, 0], torch.tensor([15.0, 12.0, 10.0], dtype=torch.float64))
+    assert (returns == returns[0, 0]).all()
+
+
+def test_under_ts_1_return_and_end_move_with_the_particle() -> None:
+    """Each particle followed by hand through the shuffles, among them some that end and some that do not."""
+    settings = {"num_theta": 4, "num_noise": 3, "generator": torch.Generator().manual_seed(7)}
+    returns = returns_of(
+        constant_plans(1.2),
+        add_action,
+        noise_std=1.0,
+        start=0.0,
+        reward=where_it_went,
+        termination=arrived,
+        propagation=ts_1,
+        **settings,
+    )
+    known = KnownDynamics(add_action, noise_std=torch.ones(1, dtype=torch.float64))
+    generator = torch.Generator().manual_seed(7)
+    noise, mixing = draw_noise(H, 4, 3, known, torch.zeros(1, dtype=torch.float64), generator=generator)
+    ended = 0
+    for m in range(3):
+        for k in range(4):
+            place, state, total, alive = k, 0.0, 0.0, True
+            for t in range(H):
+                state += 1.2 + float(noise[t, place, m, 0, 0])
+                total += state if alive else 0.0
+                alive = alive and state < 6
+                place = mixing[t, :, m, 0, 0].argsort().tolist().index(place)
+            assert float(returns[place, m, 0]) == pytest.approx(total)
+            ended += not alive
+    assert 0 < ended < 12
+
+
+@pytest.mark.parametrize("propagate", [PROPAGATIONS.rows[name].load() for name in ("ts-infinity", "ts-1")])
+def test_overflow_after_the_end_is_no_divergence(propagate: Any) -> None:
+    settings = {"start": 1.0, "reward": one_a_step, "propagation": propagate}
+
+    def explode(state: Tensor, action: Tensor) -> Tensor:
+        return state * 1e200 * action
+
+    ended = returns_of(constant_plans(1.0), explode, termination=arrived, **settings)
+    assert (ended == 1.0).all()
+    assert (returns_of(constant_plans(1.0), explode, **settings) == DIVERGENCE_RETURN).all()
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("reward", [1.0, -1.0])
+@every_propagation
+def test_a_plan_that_diverges_cannot_win(propagate: Any, reward: float, bad: float) -> None:
+    """Not even where the reward does not look at the state, is negative, or where all other returns are low."""
+
+    def break_if_positive(state: Tensor, action: Tensor) -> Tensor:
+        return torch.where(action > 0, bad, state)
+
+    returns = returns_of(
+        constant_plans(-1, 1, -2),
+        break_if_positive,
+        start=0.0,
+        propagation=propagate,
+        reward=lambda s, a, n: reward * one_a_step(s, a, n),
+        divergence_return=-1e3,
+    )
+    assert returns[0, 0].tolist() == [reward * H, -1e3, reward * H]
+    assert (returns == returns[0, 0]).all()
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_a_reward_that_is_not_finite_is_a_divergence(bad: float) -> None:
+    returns = returns_of(
+        constant_plans(0, 1), add_action, start=0.0, reward=lambda s, a, n: where_it_went(s, a, n) * bad
+    )
+    assert (returns == DIVERGENCE_RETURN).all()
+
+
+def test_only_the_diverged_particle_is_punished(generator: torch.Generator) -> None:
+    def break_if_large(state: Tensor, action: Tensor) -> Tensor:
+        return torch.where(state > 1, torch.nan, state)
+
+    returns = returns_of(
+        constant_plans(0),
+        break_if_large,
+        noise_std=1.0,
+        start=0.0,
+        reward=one_a_step,
+        num_theta=40,
+        divergence_return=-7.0,
+    )
+    assert set(returns.unique().tolist()) == {-7.0, float(H)}
+
+
+def test_no_plan_gains_by_diverging() -> None:
+    """A return that is even lower than that of a divergence counts as one."""
+    returns = returns_of(constant_plans(-1e9, 1), add_action, start=0.0, reward=where_it_went)
+    assert (returns[..., 0] == DIVERGENCE_RETURN).all()
+    assert (returns[..., 1] == 15).all()
+
+
+# Memory
+
+
+class NewBytes(TorchDispatchMode):
+    """Counts the bytes of tensors that operators return in memory which is not that of their arguments."""
+
+    total = 0
+
+    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        results = operator(*args, **(kwargs or {}))
+        given = {t.untyped_storage().data_ptr() for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
+        new = {t.untyped_storage() for t in tree_leaves(results) if isinstance(t, Tensor)}
+        self.total += sum(storage.nbytes() for storage in new if storage.data_ptr() not in given)
+        return results
+
+
+@pytest.mark.parametrize("noise", ["heteroscedastic", "homoscedastic", "fixed"])
+def test_the_horizon_loop_allocates_nothing(network_problem: Any, transitions: Transitions, noise: str) -> None:
+    """Thirty steps take as much new memory as ten, but for the noise, which is drawn before the loop."""
+    dynamics, posterior = network_problem(noise=noise)
+
+    def new_bytes(horizon: int) -> int:
+        candidates = plans(C, horizon)
+        with torch.no_grad(), NewBytes() as allocated:
+            evaluate_plans(
+                candidates,
+                transitions.state[0],
+                posterior=posterior,
+                dynamics=dynamics,
+                reward=where_it_went,
+                objective=expected_return(),
+                num_theta=K,
+                num_noise=M,
+                generator=torch.Generator().manual_seed(0),
+            )
+        return allocated.total
+
+    noise_bytes = 2 * K * M * dynamics.output_dim * transitions.state.element_size()
+    assert new_bytes(30) - new_bytes(10) == 20 * noise_bytes
+
+
+def test_the_count_sees_an_allocation() -> None:
+    """So that the test above can fail."""
+    x = torch.zeros(7)
+    with NewBytes() as allocated:
+        torch.add(x, x, out=x).view(1, 7)
+        assert allocated.total == 0
+        x + 1
+    assert allocated.total == 28
+
+
+# Trajectories to look at
+
+
+def test_imagined_trajectories_start_at_the_state_and_keep_their_theta(
+    network_problem: Any, transitions: Transitions, generator: torch.Generator
+) -> None:
+    """Without noise, each is the rollout of one of the known θ, whose drifts are told apart by eye."""
+    dynamics, _ = network_problem(hidden=(), noise="fixed", noise_std=1e-9)
+    weight = torch.zeros(K, 5, 3, dtype=torch.float64)
+    drift = torch.arange(K, dtype=torch.float64)[:, None] * torch.tensor([1.0, -2.0, 3.0], dtype=torch.float64)
+    start, plan = transitions.state[4], plans()[0]
+    imagined = imagine(
+        plan,
+        start,
+        posterior=DrawsPosterior({"weight_0": weight, "bias_0": drift}),
+        dynamics=dynamics,
+        num_theta=K,
+        num_noise=M,
+        generator=generator,
+    )
+    assert imagined.shape == (K, M, H + 1, 3)
+    assert (imagined[:, :, 0] == start).all()
+    steps = imagined.diff(dim=2)
+    torch.testing.assert_close(steps, steps[:, :1, :1].expand_as(steps), atol=1e-6, rtol=0)
+    expected = dynamics.targets.mean + dynamics.targets.std * drift
+    torch.testing.assert_close(steps[:, 0, 0].sort(dim=0).values, expected.sort(dim=0).values, atol=1e-6, rtol=0)
+
+
+def test_imagination_leaves_a_learned_reward_out(
+    network_problem: Any, transitions: Transitions, generator: torch.Generator
+) -> None:
+    dynamics, posterior = network_problem(learns_reward=True)
+    imagined = imagine(
+        plans()[0], transitions.state[0], posterior=posterior, dynamics=dynamics, num_theta=2, generator=generator
+    )
+    assert imagined.shape == (2, 1, H + 1, 3)
