@@ -1,0 +1,193 @@
+import dataclasses
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import Normal
+
+from bayes_mbrl.data import Transitions
+from bayes_mbrl.dynamics.network import NetworkDynamics
+from bayes_mbrl.dynamics.standardise import Standardiser
+from bayes_mbrl.inference.network import BayesianNetwork
+from bayes_mbrl.inference.scratch import Buffers
+
+K, M, C = 4, 2, 6
+
+every_noise = pytest.mark.parametrize("noise", ["heteroscedastic", "homoscedastic", "fixed"])
+
+
+def angle_to_circle(state: Tensor) -> Tensor:
+    """(angle, s_1, s_2) → (sin, cos, s_1, s_2)."""
+    return torch.cat([state[..., :1].sin(), state[..., :1].cos(), state[..., 1:]], dim=-1)
+
+
+def predict_one(
+    dynamics: NetworkDynamics, theta: dict[str, Tensor], k: int, state: Tensor, action: Tensor
+) -> list[float]:
+    """Mean of s' [S] with fixed noise and one hidden tanh layer, number by number."""
+    raw = [*dynamics.features(state).tolist(), *action.tolist()]
+    inputs, targets = dynamics.inputs, dynamics.targets
+    z = [(x - m) / s for x, m, s in zip(raw, inputs.mean.tolist(), inputs.std.tolist(), strict=True)]
+    w0, b0, w1, b1 = (theta[name][k].tolist() for name in ("weight_0", "bias_0", "weight_1", "bias_1"))
+    hidden = [math.tanh(sum(z[i] * w0[i][j] for i in range(len(z))) + b0[j]) for j in range(len(b0))]
+    y = [sum(hidden[j] * w1[j][o] for j in range(len(hidden))) + b1[o] for o in range(len(b1))]
+    change = [v * s + m for v, s, m in zip(y, targets.std.tolist(), targets.mean.tolist(), strict=True)]
+    return [d + s for d, s in zip(change, [*state.tolist(), 0.0], strict=False)]
+
+
+@pytest.mark.parametrize("learns_reward", [False, True])
+def test_prediction_by_hand(network_problem: Any, transitions: Transitions, learns_reward: bool) -> None:
+    """With features of the state: they are inputs only, what is predicted is the change of the state itself."""
+    dynamics, posterior = network_problem(
+        hidden=(3,),
+        activation="tanh",
+        noise="fixed",
+        noise_std=0.2,
+        features=angle_to_circle,
+        learns_reward=learns_reward,
+    )
+    assert posterior.draws["weight_0"].shape == (7, 4 + 2, 3)
+    mean, std = dynamics.predict(posterior.draws, transitions.state[:5].expand(7, 5, 3), transitions.action[:5])
+    assert mean.shape == std.shape == (7, 5, 3 + learns_reward)
+    for k, row in [(0, 0), (3, 4), (6, 2)]:
+        expected = predict_one(dynamics, posterior.draws, k, transitions.state[row], transitions.action[row])
+        assert mean[k, row].tolist() == pytest.approx(expected)
+    torch.testing.assert_close(std, (0.2 * dynamics.targets.std).expand_as(std))
+
+
+def test_targets_are_standardised_changes_and_the_reward(network_problem: Any, transitions: Transitions) -> None:
+    dynamics, _ = network_problem(learns_reward=True)
+    x, y = dynamics.regression_data(transitions)
+    raw = torch.cat([transitions.next_state - transitions.state, transitions.reward[:, None]], dim=1)
+    torch.testing.assert_close(y * dynamics.targets.std + dynamics.targets.mean, raw)
+    for values in (x, y):
+        torch.testing.assert_close(values.mean(0), torch.zeros_like(values[0]), atol=1e-12, rtol=0)
+        torch.testing.assert_close(values.std(0, correction=0), torch.ones_like(values[0]))
+
+
+def test_new_data_are_standardised_as_the_first(network_problem: Any, transitions: Transitions) -> None:
+    dynamics, _ = network_problem()
+    x, y = dynamics.regression_data(transitions)
+    part_x, part_y = dynamics.regression_data(transitions[4:9])
+    torch.testing.assert_close(part_x, x[4:9])
+    torch.testing.assert_close(part_y, y[4:9])
+
+
+@every_noise
+@pytest.mark.parametrize("learns_reward", [False, True])
+@pytest.mark.parametrize("scratch", [None, Buffers()])
+def test_leading_axes_are_taken_one_by_one(
+    network_problem: Any, transitions: Transitions, noise: str, learns_reward: bool, scratch: Any
+) -> None:
+    """states [K, M, C, S]; actions [C, A], or [K, M, C, A] in full."""
+    dynamics, posterior = network_problem(noise=noise, learns_reward=learns_reward)
+    theta = {name: draws[:K] for name, draws in posterior.draws.items()}
+    states = torch.randn(K, M, C, dynamics.output_dim, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    actions = transitions.action[:C]
+    keywords = {} if scratch is None else {"scratch": scratch}
+    with torch.no_grad():
+        together = [value.clone() for value in dynamics.predict(theta, states, actions, **keywords)]
+        in_full = [v.clone() for v in dynamics.predict(theta, states, actions.expand(K, M, C, 2), **keywords)]
+        for k in range(K):
+            one_theta = {name: draws[k : k + 1] for name, draws in theta.items()}
+            for m in range(M):
+                alone = dynamics.predict(one_theta, states[k : k + 1, m], actions)
+                for all_values, same, values in zip(together, in_full, alone, strict=True):
+                    torch.testing.assert_close(all_values[k, m], values[0])
+                    torch.testing.assert_close(same[k, m], values[0])
+
+
+def test_a_sample_is_mean_plus_std_times_noise(network_problem: Any, transitions: Transitions) -> None:
+    dynamics, posterior = network_problem()
+    states, actions = transitions.state.expand(7, M, 23, 3), transitions.action
+    noise = torch.randn(7, M, 1, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    mean, std = dynamics.predict(posterior.draws, states, actions)
+    expected = mean + std * noise
+    torch.testing.assert_close(dynamics.sample(posterior.draws, states, actions, noise), expected)
+
+
+@every_noise
+@pytest.mark.parametrize("learns_reward", [False, True])
+def test_log_likelihood_is_the_density_in_the_environments_units(
+    network_problem: Any, transitions: Transitions, noise: str, learns_reward: bool
+) -> None:
+    dynamics, posterior = network_problem(noise=noise, learns_reward=learns_reward)
+    mean, std = dynamics.predict(posterior.draws, transitions.state.expand(7, 23, 3), transitions.action)
+    outcome = transitions.next_state
+    if learns_reward:
+        outcome = torch.cat([outcome, transitions.reward[:, None]], dim=1)
+    expected = Normal(mean, std).log_prob(outcome).sum(-1)
+    got = dynamics.log_likelihood(posterior.draws, transitions)
+    assert got.shape == (7, 23)
+    torch.testing.assert_close(got, expected)
+
+
+@every_noise
+def test_other_units_shift_the_log_likelihood_by_their_logarithm(
+    network_problem: Any, transitions: Transitions, noise: str
+) -> None:
+    """θ speaks about standardised numbers, so the same θ in other units is the same belief."""
+    dynamics, posterior = network_problem(noise=noise)
+    unit, offset = torch.tensor([1e3, 0.5, 1e-4], dtype=torch.float64), torch.tensor([7.0, -3.0, 0.0])
+    converted = dataclasses.replace(
+        transitions, state=transitions.state * unit + offset, next_state=transitions.next_state * unit + offset
+    )
+    same = NetworkDynamics.from_data(converted, hidden=(6, 5), noise=noise)
+    torch.testing.assert_close(
+        same.log_likelihood(posterior.draws, converted),
+        dynamics.log_likelihood(posterior.draws, transitions) - unit.log().sum(),
+    )
+
+
+def test_log_likelihood_does_not_depend_on_the_normalisation(network_problem: Any, transitions: Transitions) -> None:
+    """Another standardisation with the weights that undo it is the same function, so the same density."""
+    dynamics, posterior = network_problem(noise="fixed", noise_std=0.3)
+    inputs = Standardiser(torch.arange(5.0).double(), torch.arange(1.0, 6.0).double())
+    targets = Standardiser(torch.tensor([1.0, -2.0, 3.0]).double(), 4 * dynamics.targets.std)
+    other = NetworkDynamics(
+        BayesianNetwork(5, 3, hidden=(6, 5), noise="fixed", noise_std=0.3 / 4, dtype=torch.float64),
+        features=dynamics.features,
+        input_standardiser=inputs,
+        target_standardiser=targets,
+        learns_reward=False,
+    )
+    theta = dict(posterior.draws)
+    theta["bias_0"] = theta["bias_0"] + ((inputs.mean - dynamics.inputs.mean) / dynamics.inputs.std) @ theta["weight_0"]
+    theta["weight_0"] = theta["weight_0"] * (inputs.std / dynamics.inputs.std)[:, None]
+    theta["weight_2"] = theta["weight_2"] / 4
+    theta["bias_2"] = theta["bias_2"] / 4 + (dynamics.targets.mean - targets.mean) / targets.std
+    torch.testing.assert_close(
+        other.log_likelihood(theta, transitions), dynamics.log_likelihood(posterior.draws, transitions)
+    )
+
+
+@pytest.mark.parametrize("constant", [0.0, 1.0, 1e6])
+def test_a_constant_state_dimension_does_no_harm(transitions: Transitions, constant: float) -> None:
+    """Neither its input nor its target is divided by a rounding error; off the data, numbers stay moderate."""
+    state, next_state = transitions.state.clone(), transitions.next_state.clone()
+    state[:, 1] = next_state[:, 1] = constant
+    fields = {"state": state, "next_state": next_state, "action": transitions.action, "reward": transitions.reward}
+    data = dataclasses.replace(transitions, **{name: values.float() for name, values in fields.items()})
+    dynamics = NetworkDynamics.from_data(data, hidden=(4,))
+    theta = dynamics.model.initial(3, generator=torch.Generator().manual_seed(0))
+    x, y = dynamics.regression_data(data)
+    assert (x[:, 1] == 0).all()
+    assert (y[:, 1] == 0).all()
+    assert torch.isfinite(dynamics.log_likelihood(theta, data)).all()
+    mean, _ = dynamics.predict(theta, data.state.expand(3, -1, -1) + torch.tensor([0.0, 1.0, 0.0]), data.action)
+    assert (mean[..., 1] - constant).abs().max() < 10
+
+
+def test_a_learned_reward_in_the_state_is_not_an_input(network_problem: Any, transitions: Transitions) -> None:
+    """Within a rollout the states carry the last reward along."""
+    dynamics, posterior = network_problem(learns_reward=True)
+    states = transitions.next_state.expand(7, 23, 3)
+    with_reward = torch.cat([states, torch.full((7, 23, 1), 1e9)], dim=-1)
+    for expected, got in zip(
+        dynamics.predict(posterior.draws, states, transitions.action),
+        dynamics.predict(posterior.draws, with_reward, transitions.action),
+        strict=True,
+    ):
+        assert torch.equal(got, expected)
