@@ -1,0 +1,114 @@
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from bayes_mbrl.algorithms.episode import run_episode
+from bayes_mbrl.algorithms.mpc import MPCAgent
+from bayes_mbrl.environments.adapter import Environment
+from bayes_mbrl.planners.base import search
+from bayes_mbrl.planners.cem import CEM
+
+LOW, HIGH = torch.tensor([-2.0, -1.0]), torch.tensor([2.0, 1.5])
+STATES = torch.randn(6, 3, generator=torch.Generator().manual_seed(51))
+
+
+def small_cem(low: Tensor = LOW, high: Tensor = HIGH) -> CEM:
+    return CEM(low, high, horizon=7, num_candidates=30, num_elites=5, num_iterations=3)
+
+
+def actions_of(agent: MPCAgent, states: Tensor, *, seed: int = 0, memory: Any = None) -> tuple[Tensor, Any]:
+    """(actions [T, A], memory) when the observations are `states` [T, S]."""
+    generator, actions = torch.Generator().manual_seed(seed), []
+    for state in states:
+        action, memory = agent.act(state, memory, generator=generator)
+        actions.append(action)
+    return torch.stack(actions), memory
+
+
+def test_the_first_action_of_a_search_is_executed_and_the_rest_is_the_warm_start(oracle: Any) -> None:
+    agent = oracle("LinearGaussian-v0", small_cem())
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        found = search(
+            agent.planner,
+            agent.planner.init(),
+            lambda plans: agent.score(plans, STATES[0], generator),
+            generator=generator,
+        )
+    (action,), memory = actions_of(agent, STATES[:1])
+    assert torch.equal(action, found.plan[0])
+    assert torch.equal(memory.planner_state.plan[:-1], found.plan[1:])
+
+
+def test_every_search_starts_from_the_shifted_one_before(oracle: Any, ramp_planner: Any) -> None:
+    actions, _ = actions_of(oracle("Pendulum-v1", ramp_planner), STATES[:3])
+    assert ramp_planner.asked == [0, 101, 202]
+    assert actions.flatten().tolist() == [100, 201, 302]
+
+
+def test_replanning_every_third_step_follows_the_plan_in_between(oracle: Any, ramp_planner: Any) -> None:
+    scored = []
+
+    def counting(returns: Tensor) -> Tensor:
+        scored.append(1)
+        return returns.mean((0, 1))
+
+    actions, _ = actions_of(oracle("Pendulum-v1", ramp_planner, replan_every=3, objective=counting), STATES[:5])
+    assert ramp_planner.asked == [0, 103]
+    assert len(scored) == 2
+    assert actions.flatten().tolist() == [100, 101, 102, 203, 204]
+
+
+def test_nothing_survives_an_episode(oracle: Any) -> None:
+    agent = oracle("LinearGaussian-v0", small_cem(), replan_every=2)
+    first, _ = actions_of(agent, STATES[:3])
+    again, _ = actions_of(agent, STATES[:3])
+    assert torch.equal(first, again)
+
+
+def test_a_memory_is_not_changed_by_acting(oracle: Any) -> None:
+    agent = oracle("LinearGaussian-v0", small_cem())
+    _, memory = actions_of(agent, STATES[:1])
+    kept = dataclasses.replace(memory.planner_state, mean=memory.planner_state.mean.clone())
+    one, _ = actions_of(agent, STATES[1:3], memory=memory)
+    assert torch.equal(memory.planner_state.mean, kept.mean)
+    assert torch.equal(one, actions_of(agent, STATES[1:3], memory=memory)[0])
+
+
+def test_the_generator_decides_the_actions(oracle: Any) -> None:
+    agent = oracle("LinearGaussian-v0", small_cem())
+    first, again, other = (actions_of(agent, STATES, seed=seed)[0] for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.isclose(first, other).all()
+
+
+def test_actions_stay_within_unequal_bounds_and_reach_them(oracle: Any) -> None:
+    """From far away the best action is at a bound."""
+    low, high = torch.tensor([-0.3, -0.1]), torch.tensor([0.2, 0.4])
+    planner = dataclasses.replace(small_cem(low, high), num_candidates=100, num_iterations=12)
+    actions, _ = actions_of(oracle("LinearGaussian-v0", planner), 10 * STATES)
+    assert (actions >= low).all()
+    assert (actions <= high).all()
+    assert torch.isclose(actions, low, atol=0.05).any()
+    assert torch.isclose(actions, high, atol=0.05).any()
+
+
+@pytest.mark.parametrize("replan_every", [0, 5])
+def test_a_plan_cannot_be_followed_beyond_its_end(oracle: Any, ramp_planner: Any, replan_every: int) -> None:
+    with pytest.raises(ValueError, match=f"need 1 <= replan_every <= horizon, got {replan_every} and 4"):
+        oracle("Pendulum-v1", ramp_planner, replan_every=replan_every)
+
+
+def test_the_true_dynamics_hold_up_a_pendulum(oracle: Any) -> None:
+    """A few steps in the real environment from its start near the top: the return is near 0, as far as it can be."""
+    with Environment("Pendulum-v1", max_episode_steps=6) as environment:
+        planner = CEM(environment.low, environment.high, horizon=10, num_candidates=60, num_elites=8, num_iterations=3)
+        seed = next(seed for seed in range(100) if environment.reset(seed=seed)[0] > 0.98)
+        generator = torch.Generator().manual_seed(0)
+        episode = run_episode(environment, oracle("Pendulum-v1", planner), number=0, seed=seed, generator=generator)
+    assert len(episode.transitions) == 6
+    assert -1.0 < episode.total_reward <= 0
+    assert episode.acting_seconds > 0
