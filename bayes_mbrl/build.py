@@ -12,6 +12,7 @@ from bayes_mbrl.data import Transitions
 from bayes_mbrl.dynamics.network import NetworkDynamics, identity
 from bayes_mbrl.environments.adapter import Environment
 from bayes_mbrl.errors import UserError
+from bayes_mbrl.environments.rewards import never
 from bayes_mbrl.inference.base import Posterior
 from bayes_mbrl.rollout import DIVERGENCE_RETURN
 
@@ -66,7 +67,7 @@ class Builder:
             objective=config.objective.build(),
             propagation=config.propagation.row.load(),
             reward=spec.reward or learned_reward,
-            termination=spec.termination,
+            termination=None if spec.termination is never else spec.termination,
             num_theta=config.rollout.num_theta,
             num_noise=config.rollout.num_noise,
             replan_every=self.algorithm.replan_every,

@@ -56,7 +56,7 @@ class Rollout(pydantic.BaseModel):
 
     model_config = _STRICT
 
-    num_theta: Annotated[int, Gt(0)] = 20
+    num_theta: Annotated[int, Gt(0)] = 10
     """K: draws of θ from the posterior."""
     num_noise: Annotated[int, Gt(0)] = 1
     """M: noise draws for each θ."""
@@ -69,7 +69,7 @@ class Config(pydantic.BaseModel):
 
     env: str = "Pendulum-v1"
     seed: Annotated[int, Ge(0)] = 0
-    num_episodes: Annotated[int, Gt(0)] = 4
+    num_episodes: Annotated[int, Gt(0)] = 5
     """Episodes in all, the first one by the base policy included."""
     num_steps: Annotated[int, Gt(0)] | None = None
     """No episode starts after this many environment steps; None: `num_episodes` alone decides."""

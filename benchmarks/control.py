@@ -18,19 +18,20 @@ import time
 import torch
 
 from bayes_mbrl import experiment
+from bayes_mbrl.algorithms.mpc import MPCAgent
 from bayes_mbrl.build import Builder
-from bayes_mbrl.config import resolve
+from bayes_mbrl.config import Config, resolve
 from bayes_mbrl.dynamics.known import KnownDynamics, Nothing
 from bayes_mbrl.environments.adapter import Environment
 from bayes_mbrl.environments.known_truth import KNOWN_STEPS
 from bayes_mbrl.progress import Silent
 
-AIM = 10.0
+ORACLE = "oracle"
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One run."""
+    """One run; with the posterior ORACLE no run, but the same planner on the true dynamics."""
 
     env: str
     posterior: str
@@ -41,62 +42,77 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What a run reached."""
+    """What was reached."""
 
     job: Job
-    num_steps: int
     returns: list[float]
-    oracle_returns: list[float]
-    training_returns: list[float]
-    training_cpu_seconds: float
-    planning_milliseconds: float
+    milliseconds_per_plan: float
+    num_steps: int = 0
+    training_returns: tuple[float, ...] = ()
+    learning_cpu_seconds: float = 0.0
 
 
 def do(job: Job) -> Outcome:
-    """Train, evaluate, and evaluate the oracle on the same start states."""
+    """Train if there is anything to learn, and evaluate."""
     torch.set_num_threads(1)
-    options = {"env": job.env, "posterior": job.posterior, "seed": job.seed}
-    config = resolve([*job.overrides, f"num_evaluation_episodes={job.num_evaluation_episodes}"], options=options)
-    with tempfile.TemporaryDirectory() as folder, Environment(config.env) as environment:
+    posterior = None if job.posterior == ORACLE else job.posterior
+    config = resolve(job.overrides, options={"env": job.env, "posterior": posterior, "seed": job.seed})
+    evaluation = config.model_copy(update={"num_evaluation_episodes": job.num_evaluation_episodes})
+    with Environment(config.env) as environment:
+        if posterior is None:
+            return Outcome(job, *_evaluated(evaluation, environment, _oracle(evaluation, environment)))
         started = time.process_time()
-        no_evaluation = config.model_copy(update={"num_evaluation_episodes": 0})
-        state = experiment.run_experiment(no_evaluation, pathlib.Path(folder), observer=Silent())
+        with tempfile.TemporaryDirectory() as folder:
+            no_evaluation = config.model_copy(update={"num_evaluation_episodes": 0})
+            state = experiment.run_experiment(no_evaluation, pathlib.Path(folder), observer=Silent())
         seconds = time.process_time() - started
-        builder = Builder(config, environment)
-        agent = builder.agent(*experiment.fitted(state))
-        step = KNOWN_STEPS[environment.spec.name]
-        dynamics = KnownDynamics(step, noise_std=torch.zeros(environment.state_dim))
-        oracle = dataclasses.replace(agent, dynamics=dynamics, posterior=Nothing(), num_theta=1, num_noise=1)
-        episodes, oracle_episodes = (experiment.evaluate(builder, a, Silent()) for a in (agent, oracle))
-    return Outcome(
-        job,
-        len(experiment.fitted(state)[0]),
-        [episode.total_reward for episode in episodes],
-        [episode.total_reward for episode in oracle_episodes],
-        [metrics["return"] for metrics in state.metrics],
-        seconds,
-        1e3 * statistics.mean(episode.acting_seconds / len(episode.transitions) for episode in episodes),
+        agent = Builder(evaluation, environment).agent(*experiment.fitted(state))
+        returns, milliseconds = _evaluated(evaluation, environment, agent)
+        training = tuple(metrics["return"] for metrics in state.metrics)
+        return Outcome(job, returns, milliseconds, len(experiment.fitted(state)[0]), training, seconds)
+
+
+def _oracle(config: Config, environment: Environment) -> MPCAgent:
+    """The configured planner on the true dynamics."""
+    dynamics = KnownDynamics(KNOWN_STEPS[environment.spec.name], noise_std=torch.zeros(environment.state_dim))
+    assert environment.spec.reward is not None
+    return MPCAgent(
+        posterior=Nothing(),
+        dynamics=dynamics,
+        planner=config.planner.build(low=environment.low, high=environment.high),
+        objective=config.objective.build(),
+        propagation=config.propagation.row.load(),
+        reward=environment.spec.reward,
+        termination=environment.spec.termination,
+        num_theta=1,
+        num_noise=1,
     )
+
+
+def _evaluated(config: Config, environment: Environment, agent: MPCAgent) -> tuple[list[float], float]:
+    """(returns, milliseconds a plan)."""
+    episodes = experiment.evaluate(Builder(config, environment), agent, Silent())
+    seconds = sum(episode.acting_seconds for episode in episodes)
+    return [e.total_reward for e in episodes], 1e3 * seconds / sum(len(e.transitions) for e in episodes)
 
 
 def table(outcomes: list[Outcome]) -> str:
     """A row a posterior: means over seeds ± standard errors over seeds."""
+    oracle = {(o.job.env, o.job.seed): statistics.mean(o.returns) for o in outcomes if o.job.posterior == ORACLE}
     lines = [
-        "| environment | posterior | steps | return | oracle | return − oracle | CPU-seconds to learn | ms a plan |",
-        "|---|---|---|---|---|---|---|---|",
+        "| environment | posterior | steps | return | return − oracle | CPU-seconds to learn | ms a plan |",
+        "|---|---|---|---|---|---|---|",
     ]
     for env, posterior in dict.fromkeys((o.job.env, o.job.posterior) for o in outcomes):
         rows = [o for o in outcomes if (o.job.env, o.job.posterior) == (env, posterior)]
-        gaps = [statistics.mean(o.returns) - statistics.mean(o.oracle_returns) for o in rows]
         cells = [
             env,
             posterior,
             f"{max(o.num_steps for o in rows)}",
             _spread([statistics.mean(o.returns) for o in rows]),
-            _spread([statistics.mean(o.oracle_returns) for o in rows]),
-            _spread(gaps),
-            _spread([o.training_cpu_seconds for o in rows]),
-            _spread([o.planning_milliseconds for o in rows]),
+            _spread([statistics.mean(o.returns) - oracle[env, o.job.seed] for o in rows]),
+            _spread([o.learning_cpu_seconds for o in rows]),
+            _spread([o.milliseconds_per_plan for o in rows]),
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -109,12 +125,9 @@ def _spread(values: list[float]) -> str:
 
 
 def _details(outcome: Outcome) -> str:
-    training = ", ".join(f"{value:.0f}" for value in outcome.training_returns)
-    reached, best = statistics.mean(outcome.returns), statistics.mean(outcome.oracle_returns)
-    return (
-        f"{outcome.job.env} {outcome.job.posterior} seed {outcome.job.seed}: return {reached:.1f}, oracle {best:.1f}, "
-        f"{outcome.num_steps} steps; training {training}"
-    )
+    job, training = outcome.job, ", ".join(f"{value:.0f}" for value in outcome.training_returns)
+    learned = f" after {outcome.num_steps} steps; training: {training}" if training else ""
+    return f"{job.env}, {job.posterior}, seed {job.seed}: return {statistics.mean(outcome.returns):.1f}{learned}"
 
 
 def main() -> None:
@@ -130,7 +143,7 @@ def main() -> None:
     jobs = [
         Job(env, posterior, seed, given.episodes, tuple(given.overrides))
         for env in given.env
-        for posterior in given.posterior
+        for posterior in (ORACLE, *given.posterior)
         for seed in range(given.seeds)
     ]
     outcomes = []

@@ -62,6 +62,14 @@ def _register_own() -> None:
 
 _register_own()
 
+_SHORT_FITS: Mapping[str, Any] = {"posterior": {"num_steps": 500}}
+"""For episodes of few steps, after each of which the posterior is fitted anew."""
+_SMALL_SEARCH: Mapping[str, Any] = {
+    "planner": {"horizon": 20, "num_candidates": 50, "num_elites": 8, "num_iterations": 2},
+    "rollout": {"num_theta": 5},
+}
+"""For tasks that forgive a mediocre plan, since the next step makes another one."""
+
 _KNOWN = (
     EnvironmentSpec(
         id="Pendulum-v1",
@@ -74,30 +82,36 @@ _KNOWN = (
         summary="drive a weak car out of a valley: the reward is sparse (S 2, A 1, 999 steps)",
         reward=rewards.mountain_car_reward,
         termination=rewards.mountain_car_termination,
+        defaults={"num_episodes": 3, "num_evaluation_episodes": 2, **_SMALL_SEARCH},
     ),
     EnvironmentSpec(
         id=f"{OWN_NAMESPACE}/ContinuousCartPole-v0",
         summary="balance a pole on a cart by a continuous force (S 4, A 1, 200 steps)",
         reward=rewards.continuous_cartpole_reward,
         termination=rewards.continuous_cartpole_termination,
+        # Episodes are short until it balances; the last one begins before step 200 and so ends before step 400.
+        defaults={"num_episodes": 20, "num_steps": 200, **_SHORT_FITS, **_SMALL_SEARCH},
     ),
     EnvironmentSpec(
         id=f"{OWN_NAMESPACE}/LinearGaussian-v0",
         summary="a linear system with Gaussian noise and quadratic cost, its truth known (S 3, A 2, 50 steps)",
         reward=rewards.linear_gaussian_reward,
         termination=rewards.never,
+        defaults={"num_episodes": 6},
     ),
     EnvironmentSpec(
         id="InvertedPendulum-v5",
         summary="MuJoCo: balance a pole on a cart (S 4, A 1, 1000 steps)",
         reward=rewards.inverted_pendulum_reward,
         termination=rewards.inverted_pendulum_termination,
+        defaults={"num_episodes": 20, "num_steps": 500, "num_evaluation_episodes": 2, **_SHORT_FITS, **_SMALL_SEARCH},
     ),
     EnvironmentSpec(
         id="Reacher-v5",
         summary="MuJoCo: bring a two-link arm to a target (S 10, A 2, 50 steps)",
         reward=rewards.reacher_reward,
         termination=rewards.never,
+        defaults={"num_episodes": 20},
     ),
 )
 
