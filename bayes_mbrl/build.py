@@ -11,8 +11,8 @@ from bayes_mbrl.config import Config
 from bayes_mbrl.data import Transitions
 from bayes_mbrl.dynamics.network import NetworkDynamics, identity
 from bayes_mbrl.environments.adapter import Environment
-from bayes_mbrl.errors import UserError
 from bayes_mbrl.environments.rewards import never
+from bayes_mbrl.errors import UserError
 from bayes_mbrl.inference.base import Posterior
 from bayes_mbrl.rollout import DIVERGENCE_RETURN
 
