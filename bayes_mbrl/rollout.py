@@ -15,6 +15,8 @@ from bayes_mbrl.planners.propagation import Propagation, carry, ts_infinity
 
 DIVERGENCE_RETURN = -1e6
 """Return of a particle whose state or reward overflowed, unless the caller knows a number that suits the task."""
+LARGEST_RETURN = 1e15
+"""A return beyond this diverged too: it is finite still, but its variance in an objective would not be."""
 
 
 def evaluate_plans(
@@ -61,7 +63,8 @@ def evaluate_plans(
                 alive = torch.gt(alive, ended, out=scratch.take("alive", alive.shape, alive))
             states = propagation(following, mixing[t])  # TS∞ nothing; TS1 shuffle; E, DS, MM
             total, alive = (carry(propagation, values, mixing[t]) for values in (total, alive))
-        returns.append(torch.where(torch.isfinite(total), total, divergence_return).clamp(min=divergence_return))
+        sound = total.abs() <= LARGEST_RETURN  # NaN is not
+        returns.append(torch.where(sound, total, divergence_return).clamp(min=divergence_return))
     return objective(torch.cat(returns, dim=-1))  # 4. repeat 1 to 3, over [K, M], and average
 
 
