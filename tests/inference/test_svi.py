@@ -30,25 +30,30 @@ def optimum(model: BayesianNetwork, x: Tensor, y: Tensor) -> tuple[MeanFieldPost
     return MeanFieldPosterior(loc, {"weight_0": scale[:-1, None], "bias_0": scale[-1:]}), covariance, info.log_evidence
 
 
-LONG = pytest.mark.slow
+LONG = [pytest.mark.slow]
 
 
 @pytest.mark.parametrize(
-    ("batch_size", "num_particles", "gradient", "num_steps"),
+    ("batch_size", "num_particles", "gradient", "num_steps", "learning_rate"),
     [
         # as many steps as the gradient's noise asks for: a scale spreads by about 2 / sqrt(batch · particles · steps)
-        (8, 8, "local-reparameterisation", 4000),
-        (60, 8, "local-reparameterisation", 2500),
-        pytest.param(40, 8, "local-reparameterisation", 4000, marks=LONG),
-        pytest.param(8, 1, "local-reparameterisation", 50_000, marks=LONG),
-        pytest.param(40, 1, "local-reparameterisation", 15_000, marks=LONG),
-        pytest.param(60, 1, "local-reparameterisation", 12_000, marks=LONG),
-        pytest.param(60, 32, "weight-sampling", 6000, marks=LONG),
-        pytest.param(8, 32, "weight-sampling", 10_000, marks=LONG),
+        (8, 8, "local-reparameterisation", 4000, 5e-2),
+        (60, 8, "local-reparameterisation", 2500, 5e-2),
+        pytest.param(40, 8, "local-reparameterisation", 4000, 3e-2, marks=LONG),
+        pytest.param(8, 1, "local-reparameterisation", 40_000, 1e-2, marks=[*LONG, pytest.mark.timeout(1800)]),
+        pytest.param(40, 1, "local-reparameterisation", 12_000, 3e-2, marks=LONG),
+        pytest.param(60, 1, "local-reparameterisation", 12_000, 3e-2, marks=LONG),
+        pytest.param(60, 32, "weight-sampling", 5000, 3e-2, marks=LONG),
+        pytest.param(8, 32, "weight-sampling", 8000, 3e-2, marks=LONG),
     ],
 )
 def test_linear_regression_within_two_percent_of_the_closed_form(
-    linear_problem: Problem, batch_size: int, num_particles: int, gradient: svi.Gradient, num_steps: int
+    linear_problem: Problem,
+    batch_size: int,
+    num_particles: int,
+    gradient: svi.Gradient,
+    num_steps: int,
+    learning_rate: float,
 ) -> None:
     model, x, y = linear_problem()
     best, covariance, _ = optimum(model, x, y)
@@ -62,8 +67,8 @@ def test_linear_regression_within_two_percent_of_the_closed_form(
         num_particles=num_particles,
         gradient=gradient,
         num_steps=num_steps,
-        learning_rate=5e-2,
-        average_last=0.6,
+        learning_rate=learning_rate,
+        average_last=0.5,
     )
     ratio = flat(posterior.scale) / flat(best.scale)
     assert (ratio - 1).abs().max() < 0.02, ratio
