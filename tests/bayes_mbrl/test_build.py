@@ -1,0 +1,132 @@
+"""From a configuration to the objects that it names."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import pytest
+import torch
+from toy_runs import configure
+
+from bayes_mbrl.build import Builder, learned_reward
+from bayes_mbrl.data import Transitions
+from bayes_mbrl.environments import rewards
+from bayes_mbrl.environments.adapter import Environment
+from bayes_mbrl.environments.specs import EnvironmentSpec
+from bayes_mbrl.errors import UserError
+from bayes_mbrl.inference.draws import DrawsPosterior
+from bayes_mbrl.planners import objectives, propagation
+from bayes_mbrl.rollout import DIVERGENCE_RETURN
+
+DRIFT = "toy_environments:Drift-v0"
+
+
+@pytest.fixture
+def transitions(generator: torch.Generator) -> Transitions:
+    """Of LinearGaussian-v0's shapes."""
+    state, action = torch.randn(20, 3, generator=generator), torch.rand(20, 2, generator=generator)
+    flags = torch.zeros(20)
+    return Transitions(state, action, -state.square().sum(1), 0.9 * state, flags.bool(), flags.long())
+
+
+def _builder(env: str, *more: str) -> Builder:
+    """The environment is closed: only what is known of it is used."""
+    with Environment(env) as environment:
+        return Builder(configure(env, *more), environment)
+
+
+def test_an_agent_is_what_the_configuration_says(transitions: Transitions, generator: torch.Generator) -> None:
+    builder = _builder(
+        "LinearGaussian-v0", "planner.horizon=7", "objective=worst-theta", "propagation=moment-matching",
+        "rollout.num_theta=5", "rollout.num_noise=3", "algorithm.replan_every=2", "posterior.num_steps=3",
+    )  # fmt: skip
+    posterior, info = builder.fit(transitions, None, generator=generator)
+    agent = builder.agent(transitions, posterior)
+    assert (agent.num_theta, agent.num_noise, agent.replan_every) == (5, 3, 2)
+    assert agent.planner.horizon == 7
+    assert torch.equal(agent.planner.low, torch.tensor([-2.0, -1.0]))
+    assert torch.equal(agent.planner.high, torch.tensor([2.0, 1.5]))
+    assert agent.propagation is propagation.moment_matching
+    assert agent.posterior is posterior
+    assert agent.reward is rewards.linear_gaussian_reward
+    returns = torch.randn(5, 3, 4, generator=generator)
+    assert torch.equal(agent.objective(returns), objectives.worst_theta()(returns))
+    assert isinstance(info.final_loss, float)
+    assert builder.algorithm.refit_every is None
+
+
+def test_a_fit_starts_from_the_last_one(transitions: Transitions) -> None:
+    builder = _builder("LinearGaussian-v0", "posterior=point", "posterior.num_steps=1", "posterior.learning_rate=1e-9")
+    first, _ = builder.fit(transitions, None, generator=torch.Generator().manual_seed(0))
+    again, _ = builder.fit(transitions, first, generator=torch.Generator().manual_seed(1))
+    anew, _ = builder.fit(transitions, None, generator=torch.Generator().manual_seed(1))
+    assert isinstance(first, DrawsPosterior)
+    assert isinstance(again, DrawsPosterior)
+    assert isinstance(anew, DrawsPosterior)
+    torch.testing.assert_close(first.draws["weight_0"], again.draws["weight_0"], rtol=0, atol=1e-6)
+    assert not torch.allclose(first.draws["weight_0"], anew.draws["weight_0"], atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("posterior.learning_rate=1e30",), "posterior mean-field: the fit diverged"),
+        (("posterior=mc-dropout", "dynamics.hidden=[]"), "posterior mc-dropout: dropout needs hidden units"),
+    ],
+)
+def test_a_fit_that_fails_is_the_users_to_mend(transitions: Transitions, more: tuple[str, ...], message: str) -> None:
+    builder = _builder("LinearGaussian-v0", *more)
+    with pytest.raises(UserError, match=message):
+        builder.fit(transitions, None, generator=torch.Generator().manual_seed(0))
+
+
+def test_a_reward_is_learned_where_none_is_known(transitions: Transitions) -> None:
+    known, unknown = _builder("LinearGaussian-v0"), _builder(DRIFT)
+    assert known.dynamics(transitions).output_dim == 3
+    two = dataclasses.replace(transitions, state=transitions.state[:, :2], next_state=transitions.next_state[:, :2])
+    dynamics = unknown.dynamics(two)
+    assert (dynamics.output_dim, dynamics.state_dim) == (3, 2)
+    posterior, _ = unknown.fit(two, None, generator=torch.Generator().manual_seed(0))
+    assert unknown.agent(two, posterior).reward is learned_reward
+    next_state = torch.tensor([[1.0, 2.0, -7.0], [3.0, 4.0, 5.0]])
+    assert learned_reward(next_state[:, :2], next_state[:, :1], next_state).tolist() == [-7.0, 5.0]
+
+
+def test_the_features_of_the_environment_are_used(transitions: Transitions) -> None:
+    def features(state: torch.Tensor) -> torch.Tensor:
+        return torch.cat([state, state.square()], -1)
+
+    @dataclasses.dataclass
+    class Known:
+        spec: EnvironmentSpec
+
+    known: Any = Known(EnvironmentSpec(id="Known-v0", summary="", features=features, reward=rewards.pendulum_reward))
+    builder = Builder(configure("LinearGaussian-v0"), known)
+    assert builder.dynamics(transitions).regression_data(transitions)[0].shape == (20, 3 + 3 + 2)
+
+
+def test_a_divergence_is_worse_than_all_that_could_be_seen(transitions: Transitions) -> None:
+    builder = _builder("LinearGaussian-v0", "planner.horizon=5")
+    posterior, _ = builder.fit(transitions, None, generator=torch.Generator().manual_seed(0))
+    for scale in (1e-3, 1.0, 1e6):
+        scaled = dataclasses.replace(transitions, reward=transitions.reward * scale)
+        worst = 5 * float(scaled.reward.min())
+        bound = builder.agent(scaled, posterior).divergence_return
+        assert bound <= min(100 * worst, DIVERGENCE_RETURN)
+
+
+def test_the_base_policy_keeps_to_the_bounds() -> None:
+    agent = _builder(DRIFT).base_policy()
+    generator = torch.Generator().manual_seed(0)
+    actions = torch.stack([agent.act(torch.zeros(2), None, generator=generator)[0] for _ in range(300)])
+    assert actions.shape == (300, 1)
+    assert -1 <= float(actions.min()) < -0.9
+    assert 1.9 < float(actions.max()) <= 2
+    assert abs(float(actions.mean()) - 0.5) < 5 * 3 / 12**0.5 / 300**0.5
+
+
+def test_only_here_configuration_and_objects_are_both_known() -> None:
+    """The layers above build through `Builder`, those below take ordinary arguments."""
+    root = pathlib.Path(__file__).parents[2] / "bayes_mbrl"
+    users = {path.name for path in root.rglob("*.py") if ".build(" in path.read_text() and not path.is_symlink()}
+    assert users <= {"build.py", "config.py"}
