@@ -235,6 +235,9 @@ import toy_runs
 from bayes_mbrl import artefacts, checkpoint, experiment, run_folder
 from bayes_mbrl.inference import optimise
 
+artefacts.run_figure = lambda **_: None  # most of the time of a tiny run, and nothing of it is compared
+artefacts.save_figure = lambda _, path: path.touch()
+
 def kill():
     os.kill(os.getpid(), signal.SIGKILL)
 
