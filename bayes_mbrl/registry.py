@@ -118,13 +118,14 @@ POSTERIORS = Table(
             "several networks, each from its own start and on its own bootstrap of the data (PETS)",
             "bayes_mbrl.inference.ensemble:fit",
             ("bayes_mbrl.inference.draws:DrawsPosterior",),
+            settings={"prior_weight": 0.1},
             defaults={"dynamics": {"hidden": [100, 100]}, "rollout": {"num_theta": 5}},
         ),
         "mc-dropout": Row(
             "one network with dropout masks that stay on: each mask is a sample of θ",
             "bayes_mbrl.inference.dropout:fit",
             ("bayes_mbrl.inference.dropout:DropoutPosterior",),
-            settings={"rate": 0.02, "kl_weight": 0.1},
+            settings={"rate": 0.01, "kl_weight": 0.1},
             defaults={"dynamics": {"hidden": [100, 100]}},
         ),
         "exact-linear": Row(
