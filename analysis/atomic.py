@@ -10,10 +10,11 @@ from collections.abc import Iterator
 def atomic_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """A temporary path beside `path`, with its suffix, that takes its place when the block ends well.
 
+    It is the same path every time, so that what a killed process left over goes away with the next.
     What was written reaches the disk before the one step that renames it, so that a reader, or a machine that loses
     power, sees the old file or the new one. When the block raises, the old file stays and nothing is left over.
     """
-    temporary = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
         yield temporary
         with temporary.open("rb+") as file:

@@ -267,6 +267,11 @@ def _conflicts(components: Mapping[str, Component | None], rollout: Mapping[str,
             value = rollout.get(key, Rollout.model_fields[key].default)
             if isinstance(value, int) and value < least:
                 problems.append(f"{who} needs rollout.{key} >= {least}, got {value}")
+    algorithm, planner = components["algorithm"], components["planner"]
+    if algorithm is not None and planner is not None:
+        replan_every, horizon = algorithm.settings.get("replan_every", 1), planner.settings["horizon"]
+        if replan_every > horizon:
+            problems.append(f"need algorithm.replan_every <= planner.horizon, got {replan_every} and {horizon}")
     return problems
 
 

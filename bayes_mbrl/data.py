@@ -1,7 +1,6 @@
 """Transitions (s, a, r, s'), checked when they are made. Axes: N data, S state, A action."""
 
 import dataclasses
-import os
 import pathlib
 import zipfile
 from collections.abc import Sequence
@@ -10,6 +9,8 @@ from typing import Any, Self
 import numpy as np
 import torch
 from torch import Tensor
+
+from bayes_mbrl.analysis.atomic import atomic_file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,16 +76,9 @@ class Transitions:
 
     def save(self, path: pathlib.Path) -> None:
         """Write an npz file, whole or not at all."""
-        temporary = path.with_name(path.name + ".partial")
         arrays: dict[str, Any] = {name: tensor.cpu().numpy() for name, tensor in self.tensors().items()}
-        try:
-            with temporary.open("wb") as file:
-                np.savez(file, **arrays)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with atomic_file(path) as temporary:
+            np.savez(temporary, **arrays)
 
     @classmethod
     def load(cls, path: pathlib.Path) -> Self:

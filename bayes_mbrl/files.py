@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import safetensors
 
+from bayes_mbrl.analysis.atomic import atomic_file
 from bayes_mbrl.errors import UserError
 
 _REASONS = {
@@ -44,13 +45,8 @@ def flush_to_disk(path: pathlib.Path) -> None:
 
 def write_text(path: pathlib.Path, text: str) -> None:
     """Write a small file, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
+    with atomic_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-        flush_to_disk(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
     flush_to_disk(path.parent)
 
 

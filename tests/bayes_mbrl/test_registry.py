@@ -4,8 +4,9 @@ import sys
 
 import pytest
 
-from bayes_mbrl.config import from_mapping, settings_model
+from bayes_mbrl.config import from_mapping, resolve, settings_model
 from bayes_mbrl.environments.specs import ENVIRONMENTS
+from bayes_mbrl.errors import UserError
 from bayes_mbrl.inference.base import Posterior
 from bayes_mbrl.registry import POSTERIORS, SECTIONS, load_attribute, posterior_kinds
 
@@ -65,3 +66,8 @@ def test_reading_the_registry_loads_no_framework() -> None:
 def test_a_missing_module_of_ours_is_a_fault_and_no_users_mistake() -> None:
     with pytest.raises(ModuleNotFoundError):
         load_attribute("bayes_mbrl.no_such_module:fit")
+
+
+def test_a_plan_cannot_be_followed_beyond_its_horizon() -> None:
+    with pytest.raises(UserError, match=r"need algorithm.replan_every <= planner.horizon, got 9 and 8"):
+        resolve(["algorithm.replan_every=9", "planner.horizon=8"])
