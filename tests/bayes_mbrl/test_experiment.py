@@ -32,7 +32,6 @@ from bayes_mbrl.data import Transitions
 from bayes_mbrl.environments.adapter import Environment
 from bayes_mbrl.errors import UserError
 from bayes_mbrl.registry import SECTIONS, posterior_kinds
-from bayes_mbrl.seeding import stream_seed
 
 DRIFT, FAULTY = "toy_environments:Drift-v0", "toy_environments:Faulty-v0"
 COMMAND = pathlib.Path(sys.executable).with_name("bayes-mbrl")
@@ -153,6 +152,26 @@ def test_refits_within_episodes(
     assert state.transitions is not None
     assert len(state.transitions) == 18
     assert [m["loss"] is None for m in state.metrics] == [False, every == 50, every == 50]
+
+
+@pytest.mark.usefixtures("no_artefacts")
+def test_a_posterior_is_used_in_the_units_it_was_learned_in(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Standardised on the transitions that it was fitted to, not on those that came later."""
+    units: list[int] = []
+    dynamics = experiment.Builder.dynamics
+
+    def recorded(self: Any, transitions: Transitions) -> Any:
+        units.append(len(transitions))
+        return dynamics(self, transitions)
+
+    monkeypatch.setattr(experiment.Builder, "dynamics", recorded)
+    start(tmp_path / "run", DRIFT, "algorithm.refit_every=4")
+    resume(tmp_path / "run")
+    experiment.evaluate_run(tmp_path / "run", num_episodes=1, seed=None, observer=Recorder())
+    assert set(units) == {6, 8, 12, 16}
+    assert units[-2:] == [16, 16]
 
 
 @pytest.mark.usefixtures("no_artefacts")
@@ -454,11 +473,21 @@ def test_evaluation_is_reproducible_and_changes_nothing(tmp_path: pathlib.Path) 
     assert {path: path.read_bytes() for path in sorted(tmp_path.rglob("*")) if path.is_file()} == before
 
 
-def test_evaluation_starts_where_training_did_not() -> None:
-    with Environment(DRIFT) as environment:
-        streams: tuple[Any, ...] = ("environment", "evaluation-environment")
-        starts = [environment.reset(seed=stream_seed(0, stream, n)) for stream in streams for n in range(30)]
-    assert len(torch.stack(starts).unique(dim=0)) == 60
+@pytest.mark.usefixtures("no_artefacts")
+def test_evaluation_starts_where_training_did_not(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    starts: list[torch.Tensor] = []
+    reset = Environment.reset
+
+    def recorded(self: Environment, *, seed: int) -> torch.Tensor:
+        starts.append(reset(self, seed=seed))
+        return starts[-1]
+
+    monkeypatch.setattr(Environment, "reset", recorded)
+    start(tmp_path / "run", DRIFT, "num_episodes=4", "num_evaluation_episodes=6")
+    experiment.evaluate_run(tmp_path / "run", num_episodes=6, seed=None, observer=Recorder())
+    assert len(starts) == 16
+    assert len(torch.stack(starts).unique(dim=0)) == 10
+    assert torch.equal(torch.stack(starts[4:10]), torch.stack(starts[10:]))
 
 
 @pytest.mark.usefixtures("no_artefacts")
