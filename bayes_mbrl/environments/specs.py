@@ -104,7 +104,7 @@ _KNOWN = (
         summary="MuJoCo: balance a pole on a cart (S 4, A 1, 1000 steps)",
         reward=rewards.inverted_pendulum_reward,
         termination=rewards.inverted_pendulum_termination,
-        defaults={"num_episodes": 20, "num_steps": 500, "num_evaluation_episodes": 2, **_SHORT_FITS, **_SMALL_SEARCH},
+        defaults={"num_episodes": 20, "num_steps": 1000, "num_evaluation_episodes": 2, **_SHORT_FITS, **_SMALL_SEARCH},
     ),
     EnvironmentSpec(
         id="Reacher-v5",
