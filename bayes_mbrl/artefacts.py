@@ -63,7 +63,7 @@ def write(
         save_tree(_tree(builder, dynamics, theta, state.transitions), paths["ArviZ"])
         curve = _learning_curve(builder, state, evaluation)
         figure = run_figure(
-            curve=curve, fan=_fan(builder, dynamics, state, shown), shares=_shares(dynamics, theta, shown)
+            curve=curve, fan=_fan(builder, dynamics, state, shown), shares=_shares(dynamics, theta, shown[:FAN_LENGTH])
         )
         save_figure(figure, paths["picture"])
     return paths
@@ -112,12 +112,15 @@ def _fan(builder: Builder, dynamics: NetworkDynamics, state: RunState, episode: 
         generator=_generator(builder, "fan"),
     )
     real = torch.cat([episode.state[:1], episode.next_state[:length]])
-    drawable = (imagined.abs() <= DIVERGED * real.abs().max().clamp(min=1)).flatten(1).all(1)  # NaN is not
+    # Drawn as far as every trajectory can be: leaving out those that diverge would flatter the model. NaN is not <=.
+    drawable = (imagined.abs() <= DIVERGED * real.abs().max().clamp(min=1)).all(-1).flatten(0, 1).all(0)
+    num_drawn = max(2, int(drawable.long().cumprod(0).sum()))
+    limit = DIVERGED * float(real.abs().max().clamp(min=1))
     return Fan(
-        (imagined[drawable] if drawable.any() else real.expand(1, 1, -1, -1)).numpy(),
-        real.numpy(),
+        imagined[:, :, :num_drawn].nan_to_num(limit).clamp(-limit, limit).numpy(),
+        real[:num_drawn].numpy(),
         dimension_names=tuple(f"s[{i}]" for i in range(real.shape[1])),
-        time_step_label="steps ahead",
+        time_step_label="time step",
         dimension_scale=Standardiser.fitted(episode.state).std.numpy(),
     )
 

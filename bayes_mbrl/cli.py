@@ -196,7 +196,9 @@ def _spread(returns: list[float]) -> str:
 
     if not returns:
         return "no evaluation episodes"
-    spread = statistics.stdev(returns) if len(returns) > 1 else 0.0
+    if len(returns) == 1:
+        return f"evaluation return: {returns[0]:.1f} (1 episode)"
+    spread = statistics.stdev(returns)
     mean = statistics.fmean(returns)
     return f"evaluation return: {mean:.1f} ± {spread:.1f} (mean ± standard deviation of {len(returns)} episodes)"
 
@@ -227,6 +229,9 @@ def _reported(debug: bool) -> Iterator[_Session]:
     except KeyboardInterrupt as error:
         cause: BaseException = error
         lines, code = [_how_to_go_on(session.folder)], 130
+    except BrokenPipeError:  # who read the output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return
     except UserError as error:
         cause = error
         lines, code = [f"error: {line}" for line in str(error).splitlines()], 2

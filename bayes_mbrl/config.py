@@ -224,16 +224,25 @@ def _component(
     for layer in written:
         settings |= layer.settings(section, name)
     try:
-        checked = settings_model(section, name).model_validate(_frozen(settings))
-        component = Component(section, name, {key: getattr(checked, key) for key in fields})
-        component.check()
+        return _checked(section, name, settings, found)
     except pydantic.ValidationError as error:
         found.errors += [(section, e) for e in error.errors()]
+        wrong = {e["loc"][0] for e in error.errors()}
+        with contextlib.suppress(pydantic.ValidationError):  # one that is wrong may also be needed
+            _checked(section, name, {key: value for key, value in settings.items() if key not in wrong}, found)
+    return None
+
+
+def _checked(section: str, name: str, settings: Mapping[str, Any], found: _Findings) -> Component | None:
+    """The component, or None and a problem when its settings are impossible together; raises pydantic's error."""
+    checked = settings_model(section, name).model_validate(_frozen(dict(settings)))
+    component = Component(section, name, {key: getattr(checked, key) for key in type(checked).model_fields})
+    try:
+        component.check()
     except ValueError as error:
         found.problems.append(f"{section} {name}: {error}")
-    else:
-        return component
-    return None
+        return None
+    return component
 
 
 def _owners(section: str, key: str) -> list[str]:

@@ -51,7 +51,8 @@ def resume_experiment(folder: pathlib.Path, *, num_episodes: int | None, observe
     if state.faults_in_a_row >= MAX_FAULTS_IN_A_ROW:  # it had stopped for them: the environment is mended now
         state = dataclasses.replace(state, faults_in_a_row=0)
     if num_episodes is not None:
-        config = config.model_copy(update={"num_episodes": max(num_episodes, state.next_episode)})
+        # A limit of steps, which would end the run before them, no longer holds.
+        config = config.model_copy(update={"num_episodes": max(num_episodes, state.next_episode), "num_steps": None})
         replace_config(folder, config)
     return _run(config, folder, state, observer)
 
@@ -122,8 +123,18 @@ def _run(config: Config, folder: pathlib.Path, state: RunState, observer: Observ
         _check_continues(builder, state, folder)
         for metrics in state.metrics:
             observer.episode(metrics)
+        if state.transitions is not None and state.posterior is None:  # its fit had failed
+            learning = _Learning(builder, dataclasses.replace(state, transitions=None), observer)
+            learning.after_episode(state.transitions)
+            state = learning.state
+            save_checkpoint(folder, state)
         while not _is_done(config, state):
-            state = _next_episode(builder, state, observer)
+            try:
+                state = _next_episode(builder, state, observer)
+            except _FitFailedError as failure:
+                save_checkpoint(folder, failure.state)
+                go_on = f"change that in {folder}/config.yaml, then bayes-mbrl resume {folder}"
+                raise UserError(f"{failure}; the data are kept: {go_on}") from failure
             save_checkpoint(folder, state)
             if state.faults_in_a_row >= MAX_FAULTS_IN_A_ROW:
                 raise UserError(
@@ -194,11 +205,27 @@ def _next_episode(builder: Builder, state: RunState, observer: Observer) -> RunS
         "phase": "base policy" if state.posterior is None else builder.config.algorithm.name,
         **_episode_metrics(episode),
         **_held_out_metrics(builder, state, episode.transitions),
-        **learning.after_episode(episode.transitions),
     }
-    return dataclasses.replace(
-        learning.state, metrics=[*state.metrics, metrics], next_episode=number + 1, faults_in_a_row=0
-    )
+
+    def after(learned: RunState, **outcome: float | int | None) -> RunState:
+        rows = [*state.metrics, metrics | outcome]
+        return dataclasses.replace(learned, metrics=rows, next_episode=number + 1, faults_in_a_row=0)
+
+    try:
+        outcome = learning.after_episode(episode.transitions)
+    except UserError as error:
+        transitions = learning.with_episode(episode.transitions)
+        unlearned = after(dataclasses.replace(state, transitions=transitions), num_transitions=len(transitions))
+        raise _FitFailedError(str(error), unlearned) from error
+    return after(learning.state, **outcome)
+
+
+class _FitFailedError(UserError):
+    """The fit after an episode failed; `state` has the episode's data and no fit to them."""
+
+    def __init__(self, message: str, state: RunState) -> None:
+        super().__init__(message)
+        self.state = state
 
 
 class _Learning:
@@ -219,15 +246,20 @@ class _Learning:
         if self.state.posterior is None or self._refit_every is None or num_transitions % self._refit_every:
             return None
         self._fit(Transitions.concatenate([*self._before, *steps]))
+        self._observer.phase("acting", self._builder.environment.max_episode_steps)
         return self._builder.agent(*fitted(self.state))
 
     def after_episode(self, episode: Transitions) -> dict[str, float | int | None]:
         """Append the episode to D, refit where no interval says otherwise, and tell how it went."""
-        transitions = Transitions.concatenate([*self._before, episode])
+        transitions = self.with_episode(episode)
         if self.state.posterior is None or self._refit_every is None:
             self._fit(transitions)
         self.state = dataclasses.replace(self.state, transitions=transitions)
         return {"loss": self._loss, "num_transitions": len(transitions)}
+
+    def with_episode(self, episode: Transitions) -> Transitions:
+        """D and the episode."""
+        return Transitions.concatenate([*self._before, episode])
 
     def _fit(self, transitions: Transitions) -> None:
         self._observer.phase("fitting", None)

@@ -184,6 +184,7 @@ OBJECTIVES = Table(
             "mean minus a multiple of the spread over θ: avoids what the model does not know",
             "bayes_mbrl.planners.objectives:mean_minus_epistemic_std",
             settings={"risk_aversion": 1.0},
+            defaults={"rollout": {"num_noise": 2}},  # with 1, noise cannot be told from ignorance
         ),
         "mean-minus-total-std": Row(
             "mean minus a multiple of the spread over θ and noise together",
@@ -215,6 +216,7 @@ PROPAGATIONS = Table(
         "distribution-sampling": Row(
             "DS: particles of one θ are drawn anew from their own normal in every step; needs rollout.num_noise >= 2",
             "bayes_mbrl.planners.propagation:distribution_sampling",
+            defaults={"rollout": {"num_noise": 2}},
             at_least={"num_noise": 2},
         ),
         "moment-matching": Row(

@@ -13,19 +13,17 @@ from bayes_mbrl.planners.base import Planner, check_bounds, check_told, mid_rang
 
 @dataclass(frozen=True, eq=False)
 class RandomShootingState:
-    """The best plan since the last shift."""
+    """The plan so far."""
 
     plan: Tensor
     """[H, A], within bounds."""
-    score: Tensor
-    """[], of `plan`; −inf when not known."""
 
 
 @dataclass(frozen=True, eq=False)
 class RandomShooting(Planner[RandomShootingState]):
     """argmax over the plan so far and `num_candidates` − 1 uniform plans.
 
-    The warm start is the plan shifted by one step, a mid-range action at its end, whose score has to be found anew.
+    The warm start is the plan shifted by one step, a mid-range action at its end.
     Raises ValueError on impossible settings, all of them at once.
     """
 
@@ -47,8 +45,8 @@ class RandomShooting(Planner[RandomShootingState]):
         )
 
     def init(self) -> RandomShootingState:
-        """Mid-range, with an unknown score."""
-        return self._unscored(mid_range_plan(self.low, self.high, self.horizon))
+        """Mid-range."""
+        return RandomShootingState(mid_range_plan(self.low, self.high, self.horizon))
 
     def ask(self, state: RandomShootingState, *, generator: torch.Generator) -> Tensor:
         """The plan so far, then uniform plans: [C, H, A]."""
@@ -58,14 +56,10 @@ class RandomShooting(Planner[RandomShootingState]):
         return torch.cat([state.plan[None], plans])
 
     def tell(self, state: RandomShootingState, plans: Tensor, scores: Tensor) -> RandomShootingState:
-        """The best of `plans`, unless the plan so far is at least as good."""
+        """The best of `plans`, the plan so far among them: scores of another iteration met other noise."""
         check_told(plans, scores, self.horizon, len(self.low))
-        score, best = scores.detach().max(dim=0)
-        return RandomShootingState(plans[best].clone(), score) if score > state.score else state
+        return RandomShootingState(plans[scores.argmax()].clone())
 
     def shift(self, state: RandomShootingState) -> RandomShootingState:
-        """The plan one step later, with an unknown score."""
-        return self._unscored(shift_plan(state.plan, self.low, self.high))
-
-    def _unscored(self, plan: Tensor) -> RandomShootingState:
-        return RandomShootingState(plan, plan.new_tensor(-torch.inf))
+        """The plan one step later."""
+        return RandomShootingState(shift_plan(state.plan, self.low, self.high))

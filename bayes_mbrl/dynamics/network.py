@@ -84,7 +84,7 @@ class NetworkDynamics(Dynamics):
             model,
             features=features,
             input_standardiser=Standardiser.fitted(inputs),
-            target_standardiser=Standardiser.fitted(targets),
+            target_standardiser=Standardiser.fitted(targets, constant_std=_negligible(transitions, learns_reward)),
             learns_reward=learns_reward,
         )
 
@@ -121,6 +121,18 @@ def _raw_inputs(states: Tensor, actions: Tensor, features: Features, *, scratch:
     inputs = features(states)
     shape = (*states.shape[:-1], inputs.shape[-1] + actions.shape[-1])
     return torch.cat([inputs, actions.expand(*states.shape[:-1], -1)], -1, out=scratch.take("inputs", shape, inputs))
+
+
+def _negligible(transitions: Transitions, learns_reward: bool) -> Tensor:
+    """A thousandth of each target's scale [O]: the unit of targets that never vary.
+
+    The noise's lower bound is in units of the targets; with 1 as that unit, a coordinate that has stood still in all
+    data would jitter in every imagined step.
+    """
+    known = [transitions.state, transitions.reward.unsqueeze(-1)] if learns_reward else [transitions.state]
+    values = torch.cat(known, -1)
+    spread, size = values.std(0, correction=0), values.abs().amax(0)
+    return 1e-3 * torch.where(spread > 1e-6 * size, spread, torch.where(size > 0, size, torch.ones_like(size)))
 
 
 def _raw_targets(transitions: Transitions, learns_reward: bool) -> Tensor:

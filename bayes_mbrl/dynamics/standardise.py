@@ -17,16 +17,16 @@ class Standardiser:
     """[D], above 0"""
 
     @classmethod
-    def fitted(cls, values: Tensor, *, relative_floor: float = 1e-6) -> Self:
+    def fitted(cls, values: Tensor, *, constant_std: Tensor | None = None, relative_floor: float = 1e-6) -> Self:
         """Mean and std over the rows of values [N, D].
 
-        A dimension that does not vary (its std is below `relative_floor` times its magnitude) gets std 1: dividing by
-        the rounding error of a constant would blow it up into noise.
+        A dimension that does not vary (its std is below `relative_floor` times its magnitude) gets its `constant_std`
+        [D], by default 1: dividing by the rounding error of a constant would blow it up into noise.
         """
         mean = values.mean(0)
         std = values.std(0, correction=0)
         constant = std <= relative_floor * values.abs().amax(0)
-        return cls(mean, torch.where(constant, torch.ones_like(std), std))
+        return cls(mean, torch.where(constant, torch.ones_like(std) if constant_std is None else constant_std, std))
 
     def __call__(self, values: Tensor) -> Tensor:
         """Environment units to standardised ones."""

@@ -92,7 +92,9 @@ class Environment:
             terminated, truncated = bool(terminated), bool(truncated)
         except Exception as error:
             raise self._fault(f"raised {type(error).__name__}: {error}") from error
-        if not np.isfinite(reward):
+        with np.errstate(over="ignore"):
+            representable = bool(np.isfinite(np.float32(reward)))
+        if not representable:
             raise self._fault(f"returned a reward that is not finite: {reward}")
         return Step(self._state(observation), reward, terminated, truncated)
 
@@ -177,9 +179,9 @@ def _checked_spaces(name: str, env: gymnasium.Env[Any, Any]) -> tuple[gymnasium.
             "wrapped in gymnasium.wrappers.TransformAction"
         )
     width = _float32(actions.high) - _float32(actions.low)
-    if not bool(torch.isfinite(width).all()):
+    if not bool((torch.isfinite(width) & (width > 0)).all()):
         raise UserError(
-            f"{name} has actions {actions} without finite bounds; {supported}: register it wrapped in "
+            f"{name} has actions {actions} without finite bounds, low below high; {supported}: register it wrapped in "
             "gymnasium.wrappers.TransformAction, giving the bounds to plan within"
         )
     return observations, actions

@@ -25,7 +25,10 @@ def _short_name(environment_id: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class EnvironmentSpec:
-    """An environment and what is known about it; what is None has to be learned."""
+    """An environment and what is known about it.
+
+    A reward of None is learned; with a termination of None the model imagines that no episode ends.
+    """
 
     id: str
     """What `gymnasium.make` takes; "module:EnvId" imports the module first."""
@@ -134,7 +137,9 @@ def find_spec(name: str) -> EnvironmentSpec:
     if registered not in gymnasium.registry:
         raise UserError(_unknown(name, registered))
     _need_mujoco(registered)
-    return EnvironmentSpec(id=name, summary="a Gymnasium environment whose reward and termination are learned")
+    return EnvironmentSpec(
+        id=name, summary="a Gymnasium environment whose reward is learned and whose model never ends an episode"
+    )
 
 
 def _import_registering_module(module: str, name: str) -> None:
@@ -155,7 +160,7 @@ def _need_mujoco(registered: str) -> None:
     if needed and missing:
         raise UserError(
             f"{_short_name(registered)} needs MuJoCo, and {' and '.join(missing)} cannot be found: "
-            "pip install 'bayes-mbrl[mujoco]'"
+            "make .venv/installed-test in a checkout, or pip install '.[mujoco]'"
         )
 
 

@@ -174,15 +174,19 @@ def drifting(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> tuple[A
 
 
 @pytest.mark.parametrize("scale", [3.0, 300.0, 1e30])
-def test_what_goes_beyond_all_bounds_is_not_drawn(drifting: tuple[Any, ...], scale: float) -> None:
-    """`scale` times larger weights in one of two θ: its trajectories leave the other ones alone."""
+def test_the_fan_is_drawn_as_far_as_every_trajectory_can_be(drifting: tuple[Any, ...], scale: float) -> None:
+    """`scale` times larger weights in one of two θ: no trajectory is left out, which would flatter the model."""
     builder, state, dynamics, episode = drifting
     theta = state.posterior.sample(2, generator=torch.Generator().manual_seed(0))
     factors = torch.tensor([1.0, scale])
     wild = {name: value * factors.view(-1, *[1] * (value.ndim - 1)) for name, value in theta.items()}
     fan: Fan = artefacts._fan(builder, dynamics, dataclasses.replace(state, posterior=DrawsPosterior(wild)), episode)
     assert np.isfinite(fan.imagined).all()
-    assert len(fan.imagined) == (artefacts.FAN_SAMPLES if scale == 3 else artefacts.FAN_SAMPLES // 2)
+    assert fan.imagined.shape[0] == artefacts.FAN_SAMPLES
+    assert fan.imagined.shape[2] == len(fan.real)
+    assert (len(fan.real) == 7) if scale == 3 else (2 <= len(fan.real) < 7)
+    if scale == 1e30:  # diverges at once: drawn at the edge, never as what really happened
+        assert np.abs(fan.imagined[:, :, 1]).max() > 1e5
     figure = artefacts.run_figure(
         curve=artefacts._learning_curve(builder, state, []), fan=fan, shares=artefacts._shares(dynamics, theta, episode)
     )

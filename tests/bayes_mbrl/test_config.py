@@ -188,12 +188,13 @@ def test_all_mistakes_come_at_once(tmp_path: pathlib.Path) -> None:
         "posterior.num_steps should be greater than 0, got 0",
         "posterior.rate should be less than or equal to 1, got 2",
         "unknown key planner.horizn; did you mean planner.horizon?",
+        "planner search: need 1 <= num_elites <= num_candidates, got 500",
         "unknown environment 'Pendulum-v7'",
         "unknown objective 'meen'; did you mean mean? known: mean, averse, bare",
         "cannot read 'typo': write key=value, such as planner.horizon=25",
     ):
         assert len([line for line in lines if line.startswith(expected)]) == 1, (expected, lines)
-    assert len(lines) == 8
+    assert len(lines) == 9
 
 
 @pytest.mark.parametrize(

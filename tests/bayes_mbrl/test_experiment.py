@@ -27,6 +27,7 @@ from toy_runs import (
 )
 
 from bayes_mbrl import artefacts, cli, experiment
+from bayes_mbrl.build import Builder
 from bayes_mbrl.checkpoint import has_checkpoint, load_checkpoint
 from bayes_mbrl.data import Transitions
 from bayes_mbrl.environments.adapter import Environment
@@ -747,3 +748,31 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: pathlib.Path) -> None:
     state = load_checkpoint(tmp_path / "a run", posterior_kinds("mean-field"))
     assert state.next_episode == 1
     assert len(_metrics(tmp_path / "a run")) == 1
+
+
+@pytest.mark.usefixtures("no_artefacts")
+def test_a_failed_fit_keeps_the_episode_and_can_be_mended(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diverges(*_: object, **__: object) -> None:
+        raise UserError("posterior mean-field: the fit diverged at step 3: lower learning_rate")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Builder, "fit", diverges)
+        with pytest.raises(
+            UserError, match=r"the data are kept: change that in .*config\.yaml, then bayes-mbrl resume"
+        ):
+            start(tmp_path / "run", DRIFT, "num_episodes=1")
+    state = resume(tmp_path / "run", 2)
+    assert state.next_episode == 2
+    assert state.posterior is not None
+    assert state.transitions is not None
+    assert sorted(set(state.transitions.episode.tolist())) == [0, 1]
+    assert [metrics["episode"] for metrics in state.metrics] == [0, 1]
+    assert state.num_fitted == len(state.transitions)
+
+
+@pytest.mark.usefixtures("no_artefacts")
+def test_more_episodes_are_done_although_a_limit_of_steps_had_ended_the_run(tmp_path: pathlib.Path) -> None:
+    start(tmp_path / "run", DRIFT, "num_episodes=3", "num_steps=1")
+    assert resume(tmp_path / "run", 3).next_episode == 3

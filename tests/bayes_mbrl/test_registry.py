@@ -71,3 +71,16 @@ def test_a_missing_module_of_ours_is_a_fault_and_no_users_mistake() -> None:
 def test_a_plan_cannot_be_followed_beyond_its_horizon() -> None:
     with pytest.raises(UserError, match=r"need algorithm.replan_every <= planner.horizon, got 9 and 8"):
         resolve(["algorithm.replan_every=9", "planner.horizon=8"])
+
+
+@pytest.mark.parametrize("choice", ["objective=mean-minus-epistemic-std", "propagation=distribution-sampling"])
+def test_what_needs_several_noise_draws_gets_them(choice: str) -> None:
+    assert resolve([choice]).rollout.num_noise == 2
+    assert resolve([]).rollout.num_noise == 1
+
+
+def test_a_wrong_type_does_not_hide_an_impossible_value_beside_it() -> None:
+    with pytest.raises(UserError) as caught:
+        resolve(["planner.horizon=0", "planner.num_elites=1.5"])
+    assert len(str(caught.value).splitlines()) == 2
+    assert "need horizon >= 1, got 0" in str(caught.value)

@@ -1,4 +1,3 @@
-import math
 from collections.abc import Callable
 
 import pytest
@@ -32,35 +31,32 @@ def test_the_best_of_all_iterations_is_kept(generator: torch.Generator) -> None:
     everything = torch.cat(seen)
     best = score(everything).argmax()
     assert torch.equal(state.plan, everything[best])
-    assert state.score == score(everything)[best]
 
 
-def test_a_worse_candidate_does_not_replace_the_plan() -> None:
+def test_a_lucky_score_of_another_iteration_does_not_keep_a_plan() -> None:
+    """Every iteration meets other noise: the plan so far has to win again, and here it does not."""
     planner = RandomShooting(LOW, HIGH, horizon=1, num_candidates=2)
-    state = RandomShootingState(torch.tensor([[2.0, 0.1]]).double(), torch.tensor(-3.0).double())
-    assert planner.tell(state, torch.ones(2, 1, 2).double(), torch.tensor([-4.0, -3.0])) is state
-    told = planner.tell(state, torch.ones(2, 1, 2).double(), torch.tensor([-4.0, -2.5]))
-    assert told.score == -2.5
-    assert torch.equal(told.plan, torch.ones(1, 2).double())
+    lucky, better = torch.tensor([[2.0, 0.1]]).double(), torch.tensor([[1.0, 0.2]]).double()
+    state = planner.tell(planner.init(), torch.stack([better, lucky]), torch.tensor([-4.0, 3.0]))
+    assert torch.equal(state.plan, lucky)
+    state = planner.tell(state, torch.stack([lucky, better]), torch.tensor([-5.0, -2.0]))
+    assert torch.equal(state.plan, better)
 
 
-def test_the_shifted_plan_competes_again_with_its_score_forgotten(generator: torch.Generator) -> None:
+def test_the_shifted_plan_competes_again(generator: torch.Generator) -> None:
     planner = RandomShooting(LOW, HIGH, horizon=3, num_candidates=20)
     plan = torch.tensor([[0.0, 0.1], [1.0, 0.2], [2.0, 0.3]]).double()
-    shifted = planner.shift(RandomShootingState(plan, torch.tensor(1e9).double()))
+    shifted = planner.shift(RandomShootingState(plan))
     assert torch.equal(shifted.plan, torch.cat([plan[1:], torch.tensor([[1.0, 0.25]]).double()]))
-    assert shifted.score == -math.inf
     plans = planner.ask(shifted, generator=generator)
     assert torch.equal(plans[0], shifted.plan)
     others = planner.tell(shifted, plans, torch.tensor([-1e9] + [-1e10] * 19))
     assert torch.equal(others.plan, shifted.plan)
-    assert others.score == -1e9
 
 
 def test_nothing_is_known_at_first() -> None:
     state = RandomShooting(LOW, HIGH, horizon=2).init()
     assert torch.equal(state.plan, torch.tensor([1.0, 0.25]).double().expand(2, 2))
-    assert state.score == -math.inf
 
 
 @pytest.mark.parametrize(

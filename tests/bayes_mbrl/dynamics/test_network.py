@@ -176,8 +176,21 @@ def test_a_constant_state_dimension_does_no_harm(transitions: Transitions, const
     assert (x[:, 1] == 0).all()
     assert (y[:, 1] == 0).all()
     assert torch.isfinite(dynamics.log_likelihood(theta, data)).all()
-    mean, _ = dynamics.predict(theta, data.state.expand(3, -1, -1) + torch.tensor([0.0, 1.0, 0.0]), data.action)
-    assert (mean[..., 1] - constant).abs().max() < 10
+    mean, std = dynamics.predict(theta, data.state.expand(3, -1, -1), data.action)
+    assert (mean[..., 1] - constant).abs().max() < 1e-2 * max(1, constant)
+    assert std[..., 1].max() < 3e-3 * max(1, constant)
+
+
+def test_a_coordinate_that_stood_still_does_not_jitter(transitions: Transitions) -> None:
+    """It differs between episodes and never within one, like the target of a reaching task."""
+    state = torch.cat([transitions.state, torch.linspace(-0.2, 0.2, len(transitions)).unsqueeze(-1)], dim=-1)
+    next_state = torch.cat([transitions.next_state, state[:, -1:]], dim=-1)
+    data = dataclasses.replace(transitions, state=state, next_state=next_state)
+    dynamics = NetworkDynamics.from_data(data, hidden=(4,), min_std=0.03)
+    theta = dynamics.model.initial(3, generator=torch.Generator().manual_seed(0))
+    mean, std = dynamics.predict(theta, state.expand(3, -1, -1), data.action)
+    assert (mean[..., -1] - state[:, -1]).abs().max() < 1e-3
+    assert std[..., -1].max() < 1e-3
 
 
 def test_a_learned_reward_in_the_state_is_not_an_input(network_problem: Any, transitions: Transitions) -> None:
