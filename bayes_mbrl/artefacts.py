@@ -19,7 +19,6 @@ from bayes_mbrl.dynamics.network import NetworkDynamics
 from bayes_mbrl.dynamics.standardise import Standardiser
 from bayes_mbrl.files import write_text, writing
 from bayes_mbrl.inference.base import Theta, save_posterior
-from bayes_mbrl.inference.network import gaussian_log_density
 from bayes_mbrl.rollout import imagine
 from bayes_mbrl.seeding import generator_for
 
@@ -142,8 +141,8 @@ def _tree(builder: Builder, dynamics: NetworkDynamics, theta: Theta, transitions
     return posterior_tree(
         function_mean=mean,
         function_std=std,
-        posterior_predictive=mean + std * noise,
-        log_likelihood=gaussian_log_density(chosen.next_state, mean, std).sum(-1),
+        posterior_predictive=mean + std * dynamics.likelihood.noise(noise),
+        log_likelihood=dynamics.likelihood.log_density(chosen.next_state, mean, std).sum(-1),
         states=chosen.state,
         actions=chosen.action,
         next_states=chosen.next_state,

@@ -71,13 +71,13 @@ def evaluate_plans(
 def draw_noise(
     horizon: int, num_theta: int, num_noise: int, dynamics: Dynamics, state: Tensor, *, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Standard normal noise of a rollout: for the dynamics and for the propagation, each [H, K, M, 1, S].
+    """Noise of a rollout: as the dynamics' likelihood has it, and standard normal for the propagation [H, K, M, 1, S].
 
     The 1 stands for the candidates: all meet the same noise. Every (θ, m) has its own.
     """
     shape = (horizon, num_theta, num_noise, 1, dynamics.output_dim)
     noise, mixing = (state.new_empty(shape).normal_(generator=generator) for _ in range(2))
-    return noise, mixing
+    return dynamics.likelihood.noise(noise), mixing
 
 
 def imagine(

@@ -24,7 +24,7 @@ from bayes_mbrl.inference.base import (
     warm_start_as,
 )
 from bayes_mbrl.inference.layers import Parameter, RandomWeight
-from bayes_mbrl.inference.optimise import FitInfo, minibatches, minimise
+from bayes_mbrl.inference.optimise import FitInfo, finished, minibatches, minimise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +83,7 @@ def fit(
     without the constants of prior and entropy.
 
     Raises ValueError for settings or data out of bounds, a prior that is not normal or a model without hidden units,
-    FloatingPointError when the fit diverges.
+    DivergedFitError when the fit diverges.
     """
     check_regression_data(model, x, y)
     masked = model.hidden_weights
@@ -105,7 +105,7 @@ def fit(
         return kl_weight * _cross_entropy(weights, prior, masked, rate) - log_likelihood
 
     info = minimise(loss, list(weights.values()), num_steps=num_steps, learning_rate=learning_rate)
-    return DropoutPosterior({name: value.detach() for name, value in weights.items()}, masked, rate), info
+    return finished(DropoutPosterior({name: value.detach() for name, value in weights.items()}, masked, rate), info)
 
 
 class MaskedWeight(RandomWeight):

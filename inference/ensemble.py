@@ -22,7 +22,7 @@ from bayes_mbrl.inference.base import (
     warm_start_as,
 )
 from bayes_mbrl.inference.draws import DrawsPosterior
-from bayes_mbrl.inference.optimise import FitInfo, minibatches, minimise
+from bayes_mbrl.inference.optimise import FitInfo, finished, minibatches, minimise
 
 
 @check_settings
@@ -47,7 +47,7 @@ def fit(
     maximum a posteriori; the prior counts once for the whole data set. The members do not depend on their number: E
     successive fits of one member with the same generator give the same ensemble. The info's losses are [steps, E].
 
-    Raises ValueError for settings or data out of bounds or a warm start of another size, FloatingPointError when the
+    Raises ValueError for settings or data out of bounds or a warm start of another size, DivergedFitError when the
     fit diverges.
     """
     check_regression_data(model, x, y)
@@ -63,7 +63,7 @@ def fit(
         return -log_likelihood - prior_weight * log_prior(prior, theta) if prior_weight else -log_likelihood
 
     info = minimise(loss, list(theta.values()), num_steps=num_steps, learning_rate=learning_rate)
-    return DrawsPosterior({name: value.detach() for name, value in theta.items()}), info
+    return finished(DrawsPosterior({name: value.detach() for name, value in theta.items()}), info)
 
 
 def _spawn(generator: torch.Generator) -> torch.Generator:

@@ -20,6 +20,7 @@ from bayes_mbrl.inference.base import (
     check_settings,
     normal_prior,
 )
+from bayes_mbrl.inference.likelihoods import NORMAL
 from bayes_mbrl.inference.network import BayesianNetwork
 
 
@@ -80,8 +81,17 @@ def fit(
 
     Raises ValueError unless the model is a `BayesianNetwork` with hidden=() and noise="fixed", and for bad data.
     """
-    if not (isinstance(model, BayesianNetwork) and model.num_layers == 1 and model.noise == "fixed"):
-        raise ValueError('the exact posterior needs a linear model with known noise: hidden=() and noise="fixed"')
+    if not (
+        isinstance(model, BayesianNetwork)
+        and model.num_layers == 1
+        and model.noise == "fixed"
+        and model.likelihood is NORMAL
+        and not model.prior_scale_log_std
+    ):
+        raise ValueError(
+            'the exact posterior needs a linear model with known normal noise and prior: hidden=(), noise="fixed", '
+            'likelihood="normal", prior_scale_log_std=0'
+        )
     check_regression_data(model, x, y)
     model.check_widths(x, y)
     prior = normal_prior(model)

@@ -1,4 +1,4 @@
-"""A Bayesian network for regression: y_i ~ N(mean(x_i, θ), std(x_i, θ)²), weights with normal priors.
+"""A Bayesian network for regression: mean and std of y_i from a fully connected network, weights with normal priors.
 
 Axes: K parameter samples, N data, D inputs, O outputs.
 """
@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Normal
 
-from bayes_mbrl.inference.base import Model, Theta, require
+from bayes_mbrl.inference.base import Theta, require
 from bayes_mbrl.inference.layers import Parameter, affine
+from bayes_mbrl.inference.likelihoods import LikelihoodName, likelihood_by_name
+from bayes_mbrl.inference.regression import Regression
 from bayes_mbrl.inference.scratch import NO_SCRATCH, Scratch
 
 Activation = Literal["silu", "tanh", "relu"]
@@ -26,15 +28,19 @@ _ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Ten
 }
 
 
-class BayesianNetwork(Model):
-    """p(y | x, θ) = N(mean, std²) with a fully connected network; no hidden layer makes it a linear regression.
+class BayesianNetwork(Regression):
+    """p(y | x, θ) with mean and std by a fully connected network; no hidden layer makes it a linear regression.
 
     Parameters are `weight_0` [D, width], `bias_0` [width], … and, with homoscedastic noise, `log_noise_std` [O].
-    Priors: weights N(0, prior_scale² / fan_in), biases and `log_noise_std` N(0, prior_scale²).
+    Priors: weights N(0, prior_scale² / fan_in), biases and `log_noise_std` N(0, prior_scale²). With
+    `prior_scale_log_std` above 0 the scale of each layer's weights is unknown too, a hierarchical prior:
+    exp(`log_scale_<layer>`) multiplies the layer's weights, `log_scale_<layer>` ~ N(0, prior_scale_log_std²). Scale
+    and weights are separate parameters ("non-centred"): all stay independent a priori.
 
     noise says where the std comes from: "heteroscedastic", an output of the network; "homoscedastic", one learned
     number an output; "fixed", `noise_std` (then maximum likelihood is least squares). A learned std is bounded
-    softly, to (min_std, min_std + max_std) in units of y, as in PETS (Chua et al. 2018, appendix A.1).
+    softly, to (min_std, min_std + max_std) in units of y, as in PETS (Chua et al. 2018, appendix A.1). likelihood
+    says how y scatters: "normal", or "student-t" with `degrees_of_freedom`, whose std is a standard deviation too.
     """
 
     def __init__(
@@ -49,6 +55,9 @@ class BayesianNetwork(Model):
         min_std: float = 1e-3,
         max_std: float = 2.0,
         prior_scale: float = 1.0,
+        prior_scale_log_std: float = 0.0,
+        likelihood: LikelihoodName = "normal",
+        degrees_of_freedom: float = 4.0,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
@@ -60,8 +69,13 @@ class BayesianNetwork(Model):
             (noise_std > 0, f"need noise_std > 0, got {noise_std}"),
             (0 < min_std < max_std, f"need 0 < min_std < max_std, got {min_std} and {max_std}"),
             (prior_scale > 0, f"need prior_scale > 0, got {prior_scale}"),
+            (prior_scale_log_std >= 0, f"need prior_scale_log_std >= 0, got {prior_scale_log_std}"),
         )
+        self.input_dim = input_dim
         self.output_dim = output_dim
+        self.activation = activation
+        self.likelihood = likelihood_by_name(likelihood, degrees_of_freedom)
+        self.prior_scale_log_std = prior_scale_log_std
         self.noise = noise
         self.noise_std = noise_std
         self.prior_scale = prior_scale
@@ -77,7 +91,7 @@ class BayesianNetwork(Model):
     @property
     def affine_parameters(self) -> frozenset[str]:
         """All weights and biases."""
-        return frozenset(name for name in self.prior() if name != "log_noise_std")
+        return frozenset(name for name in self.prior() if not name.startswith("log_"))
 
     @property
     def hidden_weights(self) -> frozenset[str]:
@@ -95,6 +109,8 @@ class BayesianNetwork(Model):
         for layer, (fan_in, width) in enumerate(zip(self.layer_sizes[:-1], self.layer_sizes[1:], strict=True)):
             priors[f"weight_{layer}"] = self._normal(self.prior_scale / math.sqrt(fan_in), fan_in, width)
             priors[f"bias_{layer}"] = self._normal(self.prior_scale, width)
+            if self.prior_scale_log_std:
+                priors[f"log_scale_{layer}"] = self._normal(self.prior_scale_log_std)
         if self.noise == "homoscedastic":
             priors["log_noise_std"] = self._normal(self.prior_scale, self.output_dim)
         return priors
@@ -112,9 +128,13 @@ class BayesianNetwork(Model):
     def predict(
         self, theta: Mapping[str, Parameter], x: Tensor, *, scratch: Scratch = NO_SCRATCH
     ) -> tuple[Tensor, Tensor]:
-        """(mean, std) of y: x [N, D] → two tensors [N, O]; with θ_1..θ_K, x [N, D] or [K, N, D] → two [K, N, O]."""
+        """See `Regression.predict`."""
         for layer in range(self.num_layers):
             name = f"layer_{layer}"
+            if self.prior_scale_log_std:
+                scale = _value(theta[f"log_scale_{layer}"]).exp()[..., None, None]
+                shape = (*scale.shape[:-2], *x.shape[-2:])
+                x = torch.mul(x, scale, out=scratch.take(f"scaled_{layer}", shape, x))
             x = affine(x, theta[f"weight_{layer}"], theta[f"bias_{layer}"], scratch=scratch, name=name)
             if layer < self.num_layers - 1:
                 x = self._activate_in_place(x) if scratch.reuses else self._activate(x)
@@ -122,24 +142,8 @@ class BayesianNetwork(Model):
             mean, raw = x[..., : self.output_dim], x[..., self.output_dim :]
             return mean, self._bounded_std(raw, scratch)
         if self.noise == "homoscedastic":
-            log_std = theta["log_noise_std"]
-            assert isinstance(log_std, Tensor), "only the parameters of affine layers may be random weights"
-            return x, self._bounded_std(log_std.unsqueeze(-2), scratch).expand_as(x)
+            return x, self._bounded_std(_value(theta["log_noise_std"]).unsqueeze(-2), scratch).expand_as(x)
         return x, self._fixed_std.expand_as(x)
-
-    def log_likelihood(self, theta: Mapping[str, Parameter], x: Tensor, y: Tensor) -> Tensor:
-        """Σ over outputs of log N(y | mean, std²), per datum: [N] or [K, N].
-
-        Raises ValueError as `check_widths`.
-        """
-        self.check_widths(x, y)
-        mean, std = self.predict(theta, x)
-        return gaussian_log_density(y, mean, std).sum(-1)
-
-    def check_widths(self, x: Tensor, y: Tensor) -> None:
-        """Raise ValueError unless x and y have as many columns as the model (y [N, 1] would broadcast in silence)."""
-        need, got = (self.layer_sizes[0], self.output_dim), (x.shape[-1], y.shape[-1])
-        require((need == got, f"need x [N, {need[0]}] and y [N, {need[1]}], got {list(x.shape)} and {list(y.shape)}"))
 
     def _normal(self, std: float, *shape: int) -> Normal:
         zeros = torch.zeros(shape, dtype=self.dtype, device=self.device)
@@ -152,6 +156,6 @@ class BayesianNetwork(Model):
         return torch.add(torch.mul(share, self.max_std, out=out), self.min_std, out=out)
 
 
-def gaussian_log_density(y: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """log N(y | mean, std²) elementwise, in nats."""
-    return -0.5 * ((y - mean) / std) ** 2 - torch.log(std) - 0.5 * math.log(2 * math.pi)
+def _value(parameter: Parameter) -> Tensor:
+    assert isinstance(parameter, Tensor), "only the parameters of affine layers may be random weights"
+    return parameter

@@ -34,7 +34,7 @@ def fit(
     x [N, D], y [N, O]. `prior_weight` 0 is maximum likelihood, 1 maximum a posteriori. The info's losses are
     [steps, 1], in nats of the whole data set.
 
-    Raises ValueError for settings or data out of bounds, FloatingPointError when the fit diverges.
+    Raises ValueError for settings or data out of bounds, DivergedFitError when the fit diverges.
     """
     return ensemble.fit(
         model,

@@ -29,7 +29,7 @@ from bayes_mbrl.inference.base import (
     warm_start_as,
 )
 from bayes_mbrl.inference.layers import Parameter, RandomWeight
-from bayes_mbrl.inference.optimise import FitInfo, minibatches, minimise
+from bayes_mbrl.inference.optimise import FitInfo, finished, minibatches, minimise
 
 Gradient = Literal["local-reparameterisation", "weight-sampling"]
 
@@ -94,7 +94,7 @@ def fit(
     is the share of the steps whose iterates are averaged at the end: it takes out noise, of weight sampling above
     all, but networks still learn in those steps. The info's losses are −ELBO at the step's KL weight, in nats.
 
-    Raises ValueError for settings or data out of bounds, FloatingPointError when the fit diverges.
+    Raises ValueError for settings or data out of bounds, DivergedFitError when the fit diverges.
     """
     check_regression_data(model, x, y)
     local = model.affine_parameters if gradient == "local-reparameterisation" else frozenset[str]()
@@ -122,7 +122,7 @@ def fit(
         info = minimise(
             loss, [loc, log_scale], num_steps=num_steps, learning_rate=learning_rate, average_last=average_last
         )
-    return MeanFieldPosterior(layout.split(loc.detach()), layout.split(log_scale.detach().exp())), info
+    return finished(MeanFieldPosterior(layout.split(loc.detach()), layout.split(log_scale.detach().exp())), info)
 
 
 def elbo(

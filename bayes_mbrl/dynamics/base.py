@@ -10,21 +10,24 @@ import torch
 from torch import Tensor
 
 from bayes_mbrl.data import Transitions
-from bayes_mbrl.inference.base import Model
+from bayes_mbrl.inference.likelihoods import NORMAL, Likelihood
+from bayes_mbrl.inference.regression import Regression
 from bayes_mbrl.inference.scratch import NO_SCRATCH, Scratch
 
 
 class Dynamics(ABC):
-    """p(s' | s, a, θ) = N(mean, std²), independent over the dimensions of s'.
+    """s' = mean(s, a, θ) + std(s, a, θ) · ε, independent over the dimensions of s', ε distributed as `likelihood` says.
 
     A dynamics that learns the reward too has it as one more dimension behind s'; `states` may carry that
     dimension, which no prediction depends on.
     """
 
-    model: Model
+    model: Regression
     """What an inference fits: `fit(dynamics.model, *dynamics.regression_data(transitions), ...)`."""
     output_dim: int
     """Dimensions of a prediction: S, or S + 1 with a learned reward."""
+    likelihood: Likelihood = NORMAL
+    """Of ε, which has variance 1."""
 
     @abstractmethod
     def regression_data(self, transitions: Transitions) -> tuple[Tensor, Tensor]:
@@ -54,7 +57,7 @@ class Dynamics(ABC):
         scratch: Scratch = NO_SCRATCH,
         name: str = "next_states",
     ) -> Tensor:
-        """s' = mean(s, a, θ) + std(s, a, θ) · noise: a pure function; noise is standard normal [K, ..., S].
+        """s' = mean(s, a, θ) + std(s, a, θ) · noise: a pure function; noise [K, ..., S] is ε, see `likelihood`.
 
         With a `scratch`, the result lies in its buffer `name`: it lasts until that name is used again.
         """

@@ -9,7 +9,7 @@ from torch import Tensor
 from bayes_mbrl.data import Transitions
 from bayes_mbrl.dynamics.base import Dynamics
 from bayes_mbrl.inference.base import Posterior, Theta
-from bayes_mbrl.inference.network import gaussian_log_density
+from bayes_mbrl.inference.likelihoods import gaussian_log_density
 from bayes_mbrl.inference.scratch import NO_SCRATCH, Scratch
 
 

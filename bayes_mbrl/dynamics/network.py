@@ -12,6 +12,7 @@ from torch import Tensor
 from bayes_mbrl.data import Transitions
 from bayes_mbrl.dynamics.base import Dynamics
 from bayes_mbrl.dynamics.standardise import Standardiser
+from bayes_mbrl.inference.likelihoods import LikelihoodName
 from bayes_mbrl.inference.network import Activation, BayesianNetwork, Noise
 from bayes_mbrl.inference.scratch import NO_SCRATCH, Scratch
 
@@ -24,7 +25,7 @@ def identity(state: Tensor) -> Tensor:
 
 
 class NetworkDynamics(Dynamics):
-    """s' = s + Δ, Δ ~ N(mean, std²) from a `BayesianNetwork` on standardised inputs and targets.
+    """s' = s + Δ, Δ = mean + std · ε from a `BayesianNetwork` on standardised inputs and targets.
 
     A learned reward is one more target, standardised too.
     """
@@ -39,6 +40,7 @@ class NetworkDynamics(Dynamics):
         learns_reward: bool,
     ) -> None:
         self.model: BayesianNetwork = model
+        self.likelihood = model.likelihood
         self.features = features
         self.inputs = input_standardiser
         self.targets = target_standardiser
@@ -60,6 +62,9 @@ class NetworkDynamics(Dynamics):
         min_std: float = 1e-3,
         max_std: float = 2.0,
         prior_scale: float = 1.0,
+        prior_scale_log_std: float = 0.0,
+        likelihood: LikelihoodName = "normal",
+        degrees_of_freedom: float = 4.0,
     ) -> Self:
         """The untrained dynamics whose standardisation is fitted on all of these transitions.
 
@@ -77,6 +82,9 @@ class NetworkDynamics(Dynamics):
             min_std=min_std,
             max_std=max_std,
             prior_scale=prior_scale,
+            prior_scale_log_std=prior_scale_log_std,
+            likelihood=likelihood,
+            degrees_of_freedom=degrees_of_freedom,
             dtype=inputs.dtype,
             device=inputs.device,
         )

@@ -115,9 +115,17 @@ def test_single_precision_loses_nothing_on_the_way(linear_problem: Problem, gene
     torch.testing.assert_close(posterior.factor, expected.factor.float(), rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("settings", [{"hidden": (), "noise": "homoscedastic"}, {"hidden": (4,), "noise": "fixed"}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"hidden": (), "noise": "homoscedastic"},
+        {"hidden": (4,), "noise": "fixed"},
+        {"hidden": (), "noise": "fixed", "likelihood": "student-t"},
+        {"hidden": (), "noise": "fixed", "prior_scale_log_std": 0.5},
+    ],
+)
 def test_other_models_are_refused(
     network_problem: Problem, generator: torch.Generator, settings: dict[str, object]
 ) -> None:
-    with pytest.raises(ValueError, match=r'hidden=\(\) and noise="fixed"'):
+    with pytest.raises(ValueError, match=r'hidden=\(\), noise="fixed"'):
         exact_linear.fit(*network_problem(**settings), generator=generator)

@@ -137,9 +137,43 @@ def test_columns_must_fit(network_problem: Problem, generator: torch.Generator) 
         ({"activation": "gelu"}, "activation is one of silu, tanh, relu, got 'gelu'"),
         ({"noise": "student"}, "unknown noise 'student'"),
         ({"min_std": 3.0}, "need 0 < min_std < max_std, got 3.0 and 2.0"),
+        ({"likelihood": "cauchy"}, "likelihood is one of normal, student-t, got 'cauchy'"),
+        ({"prior_scale_log_std": -1}, "need prior_scale_log_std >= 0, got -1"),
         ({"noise_std": -1, "prior_scale": 0}, "need noise_std > 0, got -1; need prior_scale > 0, got 0"),
     ],
 )
 def test_impossible_settings(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         BayesianNetwork(3, 2, **settings)  # type: ignore[arg-type]
+
+
+def test_student_t_network_spreads_by_its_std(network_problem: Problem, generator: torch.Generator) -> None:
+    """predict's std is a standard deviation for this likelihood too, and `sample` scatters by it."""
+    model, x, y = network_problem(likelihood="student-t", degrees_of_freedom=6.0)
+    theta = random_theta(model, 1, generator)
+    mean, std = model.predict(theta, x)
+    scale = std * math.sqrt(4 / 6)
+    expected = torch.distributions.StudentT(6.0, mean, scale).log_prob(y).sum(-1)
+    torch.testing.assert_close(model.log_likelihood(theta, x, y), expected)
+    many = {name: value.expand(20_000, *value.shape[1:]) for name, value in theta.items()}
+    drawn = (model.sample(many, x, generator=generator) - mean) / std
+    assert drawn.var() == pytest.approx(1, rel=0.02)
+    assert (drawn**4).mean() > 4, "heavier tails than a normal, 3; 6 degrees of freedom have 6"
+
+
+def test_hierarchical_scales_multiply_the_weights(network_problem: Problem, generator: torch.Generator) -> None:
+    """exp(log_scale) W in each layer is the network with the fixed prior at those weights; the bias is left alone."""
+    model, x, _ = network_problem(prior_scale_log_std=0.5, noise="homoscedastic")
+    plain, _, _ = network_problem(noise="homoscedastic")
+    assert parameter_shapes(model) == parameter_shapes(plain) | {f"log_scale_{layer}": () for layer in range(3)}
+    assert {float(model.prior()[f"log_scale_{layer}"].stddev) for layer in range(3)} == {0.5}
+    assert model.affine_parameters == plain.affine_parameters
+    theta = random_theta(model, 3, generator)
+    scaled = {name: value for name, value in theta.items() if not name.startswith("log_scale")}
+    for layer in range(3):
+        scaled[f"weight_{layer}"] = scaled[f"weight_{layer}"] * theta[f"log_scale_{layer}"].exp()[:, None, None]
+    expected = plain.predict(scaled, x)
+    torch.testing.assert_close(model.predict(theta, x), expected)
+    torch.testing.assert_close(model.predict(theta, x, scratch=Buffers()), expected)
+    one = {name: value[1] for name, value in theta.items()}
+    torch.testing.assert_close(model.predict(one, x)[0], expected[0][1])

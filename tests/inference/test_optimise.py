@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from bayes_mbrl.inference.optimise import FitInfo, minibatches, minimise
+from bayes_mbrl.inference.draws import DrawsPosterior
+from bayes_mbrl.inference.optimise import DivergedFitError, FitInfo, finished, minibatches, minimise
 
 
 @pytest.mark.parametrize(("num_data", "batch_size"), [(10, 3), (10, 5), (10, 10), (10, 99), (1, 4)])
@@ -70,17 +71,33 @@ def test_average_of_the_last_iterates() -> None:
     torch.testing.assert_close(point.detach(), (iterates[3] + iterates[4]) / 2)
 
 
-def test_divergence_names_the_step_and_what_to_lower() -> None:
+def test_divergence_names_the_step_and_what_to_lower_and_keeps_the_last_finite_state() -> None:
+    """The loss is NaN at step 3, so the parameters of step 2, at which it was last finite, come back."""
     point = torch.ones(1, requires_grad=True)
-    losses = iter([1.0, 1.0, 1.0, math.nan])
-    with pytest.raises(FloatingPointError, match=r"diverged at step 3 of 9: lower learning_rate, got 0.5"):
-        minimise(lambda _: point.sum() * next(losses), [point], num_steps=9, learning_rate=0.5)
+    factors = iter([1.0, 1.0, 1.0, math.nan])
+    seen: list[float] = []
+
+    def loss(_: int) -> Tensor:
+        seen.append(point.item())
+        return point.sum() * next(factors)
+
+    info = minimise(loss, [point], num_steps=9, learning_rate=0.5)
+    assert info.divergence is not None
+    assert "diverged at step 3 of 9: lower learning_rate, got 0.5" in info.divergence
+    assert info.losses.tolist() == pytest.approx(seen[:3])
+    assert point.item() == seen[2] != seen[3]
+    posterior = DrawsPosterior({"point": point.detach()})
+    with pytest.raises(DivergedFitError, match="diverged at step 3 of 9") as raised:
+        finished(posterior, info)
+    assert raised.value.posterior is posterior
+    assert raised.value.info is info
 
 
 def test_a_last_step_into_nan_does_not_pass() -> None:
     point = torch.ones(1, requires_grad=True)
-    with pytest.raises(FloatingPointError, match="diverged at step 1 of 1"):
-        minimise(lambda _: (point - 1).abs().sqrt().sum(), [point], num_steps=1, learning_rate=0.5)
+    info = minimise(lambda _: (point - 1).abs().sqrt().sum(), [point], num_steps=1, learning_rate=0.5)
+    assert "diverged at step 1 of 1" in str(info.divergence)
+    assert point.item() == 1.0
 
 
 def test_final_loss_is_the_mean_of_the_last_tenth() -> None:

@@ -11,6 +11,7 @@ from bayes_mbrl.inference import exact_linear, svi
 from bayes_mbrl.inference.base import normal_prior
 from bayes_mbrl.inference.layers import affine
 from bayes_mbrl.inference.network import BayesianNetwork
+from bayes_mbrl.inference.optimise import DivergedFitError
 from bayes_mbrl.inference.svi import MeanFieldPosterior
 
 Problem = Callable[..., tuple[BayesianNetwork, Tensor, Tensor]]
@@ -186,5 +187,7 @@ def test_prior_must_be_normal(network_problem: Problem, generator: torch.Generat
 
 def test_a_diverging_fit_says_when(network_problem: Problem, generator: torch.Generator) -> None:
     model, x, y = network_problem()
-    with pytest.raises(FloatingPointError, match=r"diverged at step \d+ of 50: lower learning_rate, got 1e\+200"):
+    with pytest.raises(DivergedFitError, match=r"diverged at step \d+ of 50: lower learning_rate, got 1e\+200") as got:
         svi.fit(model, x, y, generator=generator, num_steps=50, learning_rate=1e200)
+    theta = got.value.posterior.sample(3, generator=generator)
+    assert model.log_likelihood(theta, x, y).isfinite().all(), "the last finite state is kept"
