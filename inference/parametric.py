@@ -122,4 +122,5 @@ def lognormal_prior(median: float, factor: float) -> LogNormal:
     factor > 1.
     """
     require((median > 0, f"need median > 0, got {median}"), (factor > 1, f"need factor > 1, got {factor}"))
-    return LogNormal(*(torch.tensor(math.log(value), dtype=torch.float64) for value in (median, factor)))
+    loc, scale = (torch.tensor(math.log(value), dtype=torch.float64) for value in (median, factor))
+    return LogNormal(loc, scale)
