@@ -43,6 +43,11 @@ class Model(ABC):
         """Those of the affine weights [D, O] whose inputs are hidden units: what dropout masks."""
         return frozenset()
 
+    @property
+    def last_layer(self) -> frozenset[str]:
+        """What a last-layer posterior is random in: all parameters, where there are no layers."""
+        return frozenset(self.prior())
+
     @abstractmethod
     def prior(self) -> dict[str, Distribution]:
         """p(θ) as independent distributions by name; `batch_shape + event_shape` is the parameter's shape."""

@@ -99,6 +99,12 @@ class BayesianNetwork(Regression):
         return frozenset(f"weight_{layer}" for layer in range(1, self.num_layers))
 
     @property
+    def last_layer(self) -> frozenset[str]:
+        """Weight, bias and scale of the last layer, and a learned noise."""
+        last = f"_{self.num_layers - 1}"
+        return frozenset(name for name in self.prior() if name.endswith(last) or name == "log_noise_std")
+
+    @property
     def num_layers(self) -> int:
         """Number of affine layers."""
         return len(self.layer_sizes) - 1

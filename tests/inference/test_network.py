@@ -177,3 +177,13 @@ def test_hierarchical_scales_multiply_the_weights(network_problem: Problem, gene
     torch.testing.assert_close(model.predict(theta, x, scratch=Buffers()), expected)
     one = {name: value[1] for name, value in theta.items()}
     torch.testing.assert_close(model.predict(one, x)[0], expected[0][1])
+
+
+def test_last_layer(network_problem: Problem) -> None:
+    def names(**settings: object) -> set[str]:
+        return set(network_problem(**settings)[0].last_layer)
+
+    assert names(hidden=(3,) * 11) == {"weight_11", "bias_11"}
+    assert names(hidden=(3,)) == {"weight_1", "bias_1"}
+    assert names(hidden=(), noise="homoscedastic") == {"weight_0", "bias_0", "log_noise_std"}
+    assert names(hidden=(5, 4), prior_scale_log_std=0.5) == {"weight_2", "bias_2", "log_scale_2"}
