@@ -1,19 +1,16 @@
 """Mean-field variational inference with Pyro: q(θ) = Π_i N(θ_i | μ_i, σ_i²), fitted by maximising the ELBO.
 
-Source: Blundell et al. (2015), eq. 1-2; local reparameterisation: Kingma et al. (2015), eq. 6. This is Pyro's only
-home. Every latent has real support, so the analytic KL of `TraceMeanField_ELBO` lacks no Jacobian.
+Source: Blundell et al. (2015), eq. 1-2; the gradient's identities: gaussian_weights.py. Axes: K particles, P entries
+of all parameters together.
 """
 
 import dataclasses
 import math
-import warnings
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal, Self, cast
+from typing import Annotated, ClassVar, Literal, Self
 
-import pyro
 import torch
 from annotated_types import Ge, Gt, Le
-from pyro.infer import TraceMeanField_ELBO
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
@@ -24,14 +21,20 @@ from bayes_mbrl.inference.base import (
     check_regression_data,
     check_settings,
     normal_prior,
-    parameter_shapes,
-    seeded_global_state,
     warm_start_as,
 )
-from bayes_mbrl.inference.layers import Parameter, RandomWeight
+from bayes_mbrl.inference.gaussian_weights import FlipoutNormal, LocalNormal
+from bayes_mbrl.inference.layers import Parameter
 from bayes_mbrl.inference.optimise import FitInfo, finished, minibatches, minimise
+from bayes_mbrl.inference.parameter_vector import ParameterVector
+from bayes_mbrl.inference.pyro_elbo import Latent, negative_elbo, pyro_session
 
-Gradient = Literal["local-reparameterisation", "weight-sampling"]
+Gradient = Literal["local-reparameterisation", "flipout", "weight-sampling"]
+
+_PER_DATUM: Mapping[Gradient, type[LocalNormal | FlipoutNormal]] = {
+    "local-reparameterisation": LocalNormal,
+    "flipout": FlipoutNormal,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,42 +90,61 @@ def fit(
     """argmax_q E_q[log p(y | x, θ)] − kl_weight · KL(q ‖ p), the ELBO at kl_weight 1.
 
     x [N, D], y [N, O]. The KL counts once for the whole data set, the likelihood of a minibatch of n counts N/n
-    times, so the result does not depend on `batch_size`. "local-reparameterisation" draws the outputs of the affine
-    layers datum by datum (parameters outside affine layers are sampled as always); "weight-sampling" draws one θ a
-    minibatch. `num_particles` such draws are averaged in every step, in one batched pass. `kl_warmup` is the share of
-    the steps over which the KL's weight grows from 0, `initial_scale` is in units of the prior's std. `average_last`
-    is the share of the steps whose iterates are averaged at the end: it takes out noise, of weight sampling above
-    all, but networks still learn in those steps. The info's losses are −ELBO at the step's KL weight, in nats.
+    times, so the result does not depend on `batch_size`.
+
+    gradient says how θ is drawn while fitting: "local-reparameterisation", the outputs of the affine layers datum by
+    datum; "flipout", one draw of the weights a particle, whose signs differ from datum to datum (with both, parameters
+    outside affine layers are drawn once a particle); "weight-sampling", one θ a particle for the whole minibatch. The
+    expectation is the same, the noise is not: the first has least. `num_particles` such draws are averaged in every
+    step, in one batched pass.
+
+    `kl_warmup` is the share of the steps over which the KL's weight grows from 0, `initial_scale` is in units of the
+    prior's std. `average_last` is the share of the steps whose iterates are averaged at the end: it takes out noise,
+    of weight sampling above all, but networks still learn in those steps. The info's losses are −ELBO at the step's KL
+    weight, in nats.
 
     Raises ValueError for settings or data out of bounds, DivergedFitError when the fit diverges.
     """
     check_regression_data(model, x, y)
-    local = model.affine_parameters if gradient == "local-reparameterisation" else frozenset[str]()
-    layout = _Layout.of(model, local)
-    prior = layout.join(normal_prior(model))
-    loc, log_scale = layout.initial(model, warm_start, initial_scale, generator)
+    vector = ParameterVector.of(model, frozenset() if gradient == "weight-sampling" else model.affine_parameters)
+    prior = vector.join_normal(normal_prior(model))
+    loc, log_scale = _initial(model, vector, warm_start, initial_scale, generator)
     rows = minibatches(len(x), batch_size, generator=generator)
 
     def loss(step: int) -> Tensor:
         batch = next(rows)
         return _negative_elbo(
             model,
-            layout,
+            vector,
             prior,
             Normal(loc, log_scale.exp(), validate_args=False),
             x[batch],
             y[batch],
-            kl_weight=kl_weight * min(1.0, (step + 1) / max(1.0, kl_warmup * num_steps)),
+            kl_weight=warmed_up(kl_weight, step, kl_warmup * num_steps),
             likelihood_scale=len(x) / len(batch),
             num_particles=num_particles,
+            gradient=gradient,
         )
 
-    with seeded_global_state(generator), pyro.validation_enabled(False), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Encountered NaN")  # `minimise` raises, and says what to do
+    with pyro_session(generator):
         info = minimise(
             loss, [loc, log_scale], num_steps=num_steps, learning_rate=learning_rate, average_last=average_last
         )
-    return finished(MeanFieldPosterior(layout.split(loc.detach()), layout.split(log_scale.detach().exp())), info)
+    return finished(MeanFieldPosterior(vector.split(loc.detach()), vector.split(log_scale.detach().exp())), info)
+
+
+def warmed_up(kl_weight: float, step: int, num_warmup: float) -> float:
+    """The KL's weight at a step: it grows linearly over the first `num_warmup` steps."""
+    return kl_weight * min(1.0, (step + 1) / max(1.0, num_warmup))
+
+
+def prior_posterior(model: Model) -> MeanFieldPosterior:
+    """The model's prior as a posterior that has seen no data: whatever takes a posterior then shows the prior's.
+
+    Raises ValueError unless the prior is normal.
+    """
+    prior = normal_prior(model)
+    return MeanFieldPosterior(*({name: getattr(prior[name], part) for name in prior} for part in ("loc", "scale")))
 
 
 def elbo(
@@ -141,70 +163,26 @@ def elbo(
     return float(log_likelihood.mean() - divergence), error
 
 
-class LocalNormal(RandomWeight):
-    """A weight N(loc, scale²) drawn anew for every datum, by drawing the layer's output (Kingma et al. 2015, eq. 6)."""
-
-    def __init__(self, loc: Tensor, scale: Tensor) -> None:
-        self.loc = loc
-        self.variance = scale**2
-
-    def affine(self, x: Tensor, bias: Parameter) -> Tensor:
-        """N(x loc + b, x² variance + variance of b), independent over data: x [..., D] → [..., O]."""
-        assert isinstance(bias, LocalNormal), "weight and bias of a layer are random together"
-        rows = x.flatten(0, -2)
-        mean = torch.addmm(bias.loc, rows, self.loc)
-        std = torch.addmm(bias.variance, rows * rows, self.variance).sqrt()
-        return torch.addcmul(mean, std, torch.randn_like(mean)).view(*x.shape[:-1], -1)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Layout:
-    """All parameters in one vector [P], those drawn datum by datum first: Pyro's cost is by the site, not the size."""
-
-    shapes: dict[str, torch.Size]
-    local: frozenset[str]
-
-    @classmethod
-    def of(cls, model: Model, local: frozenset[str]) -> Self:
-        shapes = parameter_shapes(model)
-        return cls({name: shapes[name] for name in sorted(shapes, key=lambda name: name not in local)}, local)
-
-    @property
-    def num_local(self) -> int:
-        """Number of entries that are drawn datum by datum."""
-        return sum(self.shapes[name].numel() for name in self.local)
-
-    def join(self, normals: Mapping[str, Normal]) -> Normal:
-        """Normals by name as one over [P]."""
-        loc, scale = ([getattr(normals[name], part).flatten() for name in self.shapes] for part in ("loc", "scale"))
-        return Normal(torch.cat(loc), torch.cat(scale), validate_args=False)
-
-    def split(self, vector: Tensor) -> Theta:
-        """[..., P] → {name: [..., *shape]}."""
-        parts = torch.split(vector, [shape.numel() for shape in self.shapes.values()], -1)
-        leading = vector.shape[:-1]
-        return {
-            name: part.reshape(leading + shape) for part, (name, shape) in zip(parts, self.shapes.items(), strict=True)
-        }
-
-    def initial(
-        self, model: Model, warm_start: Posterior | None, initial_scale: float, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
-        """(loc, log scale) [P] to start from: the last fit's, or the model's initial values with a small spread."""
-        if warm_start is None:
-            theta = model.initial(1, generator=generator)
-            prior = normal_prior(model)
-            start = {name: Normal(theta[name][0], initial_scale * prior[name].scale) for name in self.shapes}
-        else:
-            last = warm_start_as(MeanFieldPosterior, warm_start, model)
-            start = {name: Normal(last.loc[name], last.scale[name]) for name in self.shapes}
-        joined = self.join(start)
-        return joined.loc.requires_grad_(), joined.scale.log().requires_grad_()
+def _initial(
+    model: Model,
+    vector: ParameterVector,
+    warm_start: Posterior | None,
+    initial_scale: float,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    """(loc, log scale) [P] to start from: the last fit's, or the model's initial values with a small spread."""
+    if warm_start is None:
+        theta = {name: value[0] for name, value in model.initial(1, generator=generator).items()}
+        scale = {name: initial_scale * prior.scale for name, prior in normal_prior(model).items()}
+    else:
+        last = warm_start_as(MeanFieldPosterior, warm_start, model)
+        theta, scale = last.loc, last.scale
+    return vector.join(theta).clone().requires_grad_(), vector.join(scale).log().requires_grad_()
 
 
 def _negative_elbo(
     model: Model,
-    layout: _Layout,
+    vector: ParameterVector,
     prior: Normal,
     guide: Normal,
     x: Tensor,
@@ -213,35 +191,35 @@ def _negative_elbo(
     kl_weight: float,
     likelihood_scale: float,
     num_particles: int,
+    gradient: Gradient,
 ) -> Tensor:
-    """−(likelihood_scale · log p(y | x, θ) − kl_weight · KL), by Pyro; prior and guide over all parameters [P].
+    """−(likelihood_scale · log p(y | x, θ) − kl_weight · KL); prior and guide over all parameters [P].
 
-    All particles go through the model in one batch: Pyro's own would take them one by one.
+    All particles go through the model in one batch: Pyro's own would take them one by one. The entries that are drawn
+    datum by datum are a latent of their own, which nothing looks at: it is there for its KL, and one draw will do.
     """
-    first = layout.num_local
+    first = vector.size_of_first
+    particles = (num_particles, vector.size - first)
+    latents = {
+        "per_datum": Latent(_part(prior, slice(first), (first,)), _part(guide, slice(first), (first,)), kl_weight),
+        "others": Latent(
+            _part(prior, slice(first, None), particles),
+            _part(guide, slice(first, None), particles),
+            kl_weight / num_particles,
+        ),
+    }
 
-    def sample(normal: Normal) -> Tensor:
-        """[K, P]; the local entries, which nothing looks at, are there for their KL and drawn once."""
-        with pyro.poutine.scale(scale=kl_weight):
-            local = _sample("local", normal.loc[:first], normal.scale[:first])
-        particles = (num_particles, len(normal.loc) - first)
-        with pyro.poutine.scale(scale=kl_weight / num_particles):
-            others = _sample("others", normal.loc[first:].expand(particles), normal.scale[first:].expand(particles))
-        return torch.cat([local.expand(num_particles, first), others], -1)
+    def log_likelihood(values: Mapping[str, Tensor]) -> Tensor:
+        everything = torch.cat([values["per_datum"].expand(num_particles, first), values["others"]], -1)
+        theta: dict[str, Parameter] = {**vector.split(everything)}
+        if vector.first:
+            loc, scale = vector.split(guide.loc), vector.split(guide.scale)
+            theta |= {name: _PER_DATUM[gradient](loc[name], scale[name]) for name in vector.first}
+        log_likelihoods = model.log_likelihood(theta, x.expand(num_particles, *x.shape), y)
+        return likelihood_scale / num_particles * log_likelihoods.sum()
 
-    def pyro_model() -> None:
-        theta: dict[str, Parameter] = {**layout.split(sample(prior))}
-        loc, scale = layout.split(guide.loc), layout.split(guide.scale)
-        theta |= {name: LocalNormal(loc[name], scale[name]) for name in layout.local}
-        with pyro.poutine.scale(scale=likelihood_scale / num_particles):
-            log_likelihood = model.log_likelihood(theta, x.expand(num_particles, *x.shape), y)
-            pyro.factor("log_likelihood", log_likelihood.sum())
-
-    elbo = TraceMeanField_ELBO()  # type: ignore[no-untyped-call]
-    return cast(Tensor, elbo.differentiable_loss(pyro_model, lambda: sample(guide)))  # type: ignore[no-untyped-call]
+    return negative_elbo(latents, log_likelihood)
 
 
-def _sample(name: str, loc: Tensor, scale: Tensor) -> Tensor:
-    """One Pyro site for all entries."""
-    distribution = pyro.distributions.Normal(loc, scale).to_event(loc.ndim)  # type: ignore[no-untyped-call]
-    return pyro.sample(name, distribution)
+def _part(normal: Normal, entries: slice, shape: tuple[int, ...]) -> Normal:
+    return Normal(normal.loc[entries].expand(shape), normal.scale[entries].expand(shape), validate_args=False)

@@ -26,7 +26,7 @@ LAYERS = (
 """The trunk from the bottom to the top; a module or a package imports from lines above its own only."""
 
 HOMES: Mapping[str, tuple[str, ...]] = {
-    "pyro": ("inference.svi",),
+    "pyro": ("inference.pyro_elbo",),
     "numpyro": ("inference.nuts",),
     "jax": ("inference.nuts",),
     "arviz": ("analysis.diagnostics",),

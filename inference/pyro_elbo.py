@@ -1,0 +1,94 @@
+"""Pyro's only home: the evidence lower bound of a model and a Gaussian guide, and the model as a Pyro program.
+
+Every latent has real support, so that the analytic KL of `TraceMeanField_ELBO` lacks no Jacobian.
+Source: Kingma & Welling (2014), eq. 3; Bingham et al. (2019). Axes: P entries of all parameters together.
+"""
+
+import contextlib
+import dataclasses
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, cast
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.infer import TraceMeanField_ELBO
+from torch import Tensor
+from torch.distributions import Distribution, Independent, LowRankMultivariateNormal, Normal, register_kl
+
+from bayes_mbrl.inference.base import Model, seeded_global_state
+
+
+@dataclasses.dataclass(frozen=True)
+class Latent:
+    """One Pyro site: a vector or a batch of vectors, its distribution a priori and under the guide."""
+
+    prior: Normal
+    guide: Normal | LowRankMultivariateNormal
+    kl_weight: float
+
+
+def negative_elbo(latents: Mapping[str, Latent], log_likelihood: Callable[[Mapping[str, Tensor]], Tensor]) -> Tensor:
+    """−(E_q[log_likelihood] − Σ kl_weight · KL(guide ‖ prior)), the expectation by one draw of each latent.
+
+    Pyro's cost is by the site, not by the size: few sites with many entries are fast. All entries of a latent count
+    in its KL, a batch of K copies K times.
+    """
+
+    def sample(name: str, distribution: Distribution, kl_weight: float) -> Tensor:
+        with pyro.poutine.scale(scale=kl_weight):
+            return pyro.sample(name, _as_pyro(distribution))
+
+    def program() -> None:
+        values = {name: sample(name, latent.prior, latent.kl_weight) for name, latent in latents.items()}
+        pyro.factor("log_likelihood", log_likelihood(values))
+
+    def guide() -> None:
+        for name, latent in latents.items():
+            sample(name, latent.guide, latent.kl_weight)
+
+    elbo = TraceMeanField_ELBO()  # type: ignore[no-untyped-call]
+    return cast(Tensor, elbo.differentiable_loss(program, guide))  # type: ignore[no-untyped-call]
+
+
+@contextlib.contextmanager
+def pyro_session(generator: torch.Generator) -> Iterator[None]:
+    """Pyro fast and reproducible: no validation, its random numbers from `generator`, the global state restored."""
+    with seeded_global_state(generator), pyro.validation_enabled(False), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Encountered NaN")  # `minimise` looks, and says what to do
+        yield
+
+
+def as_pyro_program(model: Model) -> Callable[[Tensor, Tensor], None]:
+    """The model as a Pyro program of (x, y), a site for each parameter: for Pyro's own guides and samplers.
+
+    Its log joint is `log_prior` plus the sum of `model.log_likelihood`.
+    """
+
+    def program(x: Tensor, y: Tensor) -> None:
+        theta = {name: pyro.sample(name, _as_pyro(prior)) for name, prior in model.prior().items()}
+        pyro.factor("log_likelihood", model.log_likelihood(theta, x, y).sum())
+
+    return program
+
+
+def _as_pyro(distribution: Distribution) -> dist.TorchDistribution:
+    """The same distribution as Pyro's class, all its axes one event."""
+    if isinstance(distribution, LowRankMultivariateNormal):
+        return dist.LowRankMultivariateNormal(distribution.loc, distribution.cov_factor, distribution.cov_diag)
+    assert isinstance(distribution, Normal)
+    normal = dist.Normal(distribution.loc, distribution.scale)
+    return cast(dist.TorchDistribution, normal.to_event(distribution.loc.ndim))  # type: ignore[no-untyped-call]
+
+
+@register_kl(LowRankMultivariateNormal, Independent)  # type: ignore[no-untyped-call,untyped-decorator]
+def _kl_low_rank_to_independent_normal(q: LowRankMultivariateNormal, p: Any) -> Tensor:
+    """KL(N(m, W Wᵀ + diag d) ‖ Π N(μ_i, σ_i²)), log |W Wᵀ + diag d| by its r×r capacitance matrix."""
+    normal: Normal = p.base_dist
+    variance = normal.scale**2
+    triangular: Tensor = q._capacitance_tril
+    log_determinant = q.cov_diag.log().sum(-1) + 2 * triangular.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    spread = (q.cov_factor**2).sum(-1) + q.cov_diag + (q.loc - normal.loc) ** 2
+    divergence: Tensor = 0.5 * ((spread / variance + 2 * normal.scale.log() - 1).sum(-1) - log_determinant)
+    return divergence
