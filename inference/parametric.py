@@ -25,6 +25,9 @@ Each parameter broadcasts against a column `x[..., d]`. The library is torch, or
 have, as in `lib.stack([lib.sin(p["frequency"] * x[..., 0]) + p["offset"]], -1)`.
 """
 
+DerivedFunction = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
+"""parameters by name, in their units {name: [...]} → further quantities by name {name: [...]}"""
+
 
 class ParametricRegression(Regression):
     """y = function(parameters, x) + noise_std · ε, with priors in physical units and learned noise.
@@ -33,6 +36,11 @@ class ParametricRegression(Regression):
     `log_<name>`, so that every latent is real and normal a priori, and no inference has to know about a Jacobian;
     `physical` turns θ back into units. `log_noise_std` [O] has the prior N(log noise_std, noise_log_std²), with
     `min_std` as a floor for the noise: data without any would else drive it to 0.
+
+    `derived` maps the parameters in their units to more quantities of the same shape, by other names, that are to be
+    reported but are no parameters: where the data tell of a product only, let the product be a parameter, which they
+    identify, and report its factors. A posterior over the factors would lie along a ridge, which independent normals
+    cannot follow.
     """
 
     def __init__(
@@ -40,6 +48,7 @@ class ParametricRegression(Regression):
         function: MeanFunction,
         priors: Mapping[str, Normal | LogNormal],
         *,
+        derived: DerivedFunction | None = None,
         input_dim: int,
         output_dim: int,
         noise_std: float | Sequence[float] = 0.1,
@@ -56,6 +65,7 @@ class ParametricRegression(Regression):
         require(
             (input_dim >= 1 and output_dim >= 1, f"need input_dim, output_dim >= 1, got {input_dim}, {output_dim}"),
             (len(priors) > 0, "need at least one parameter in priors"),
+            ("noise_std" not in priors, "noise_std is learned as it is: give that parameter another name"),
             (not others, f"need Normal or LogNormal (for positive parameters) priors, not so: {', '.join(others)}"),
             (not shaped, f"need scalar parameters, not so: {', '.join(shaped)}"),
             (bool((typical > 0).all()), f"need noise_std > 0, got {noise_std}"),
@@ -63,6 +73,7 @@ class ParametricRegression(Regression):
         )
         self.function = function
         self.priors = dict(priors)
+        self.derived = derived
         self.input_dim = input_dim
         self.output_dim = output_dim
         self.min_std = min_std
@@ -83,36 +94,51 @@ class ParametricRegression(Regression):
         return f"log_{name}" if isinstance(self.priors[name], LogNormal) else name
 
     def physical(self, theta: Mapping[str, Tensor]) -> Theta:
-        """θ {name: [K, ...]} → the parameters in their units, and `noise_std`: {name: [K, ...]}."""
-        values = {
-            name: theta[self.latent_name(name)].exp() if isinstance(prior, LogNormal) else theta[name]
-            for name, prior in self.priors.items()
-        }
-        return {**values, "noise_std": self.min_std + theta["log_noise_std"].exp()}
+        """θ {name: [K, ...]} → parameters and derived quantities in their units, and `noise_std`: {name: [K, ...]}."""
+        values = self._parameters(theta)
+        derived = {} if self.derived is None else self.derived(values)
+        return {**values, **derived, "noise_std": self._noise_std(theta)}
+
+    def sample_prior(self, n: int, *, generator: torch.Generator) -> Theta:
+        """n draws θ ~ p(θ): {name: [n, ...]}."""
+        return self._near_prior(n, 1.0, generator)
 
     def initial(self, n: int, *, generator: torch.Generator) -> Theta:
         """The prior's median, and a tenth of its std beside it: {name: [n, ...]}."""
-        start = {}
-        for name, prior in self.prior().items():
-            assert isinstance(prior, Normal)
-            noise = prior.loc.new_empty(n, *prior.batch_shape).normal_(generator=generator)
-            start[name] = prior.loc + 0.1 * prior.scale * noise
-        return start
+        return self._near_prior(n, 0.1, generator)
 
     def predict(
         self, theta: Mapping[str, Parameter], x: Tensor, *, scratch: Scratch = NO_SCRATCH
     ) -> tuple[Tensor, Tensor]:
         """See `Regression.predict`."""
         values = {name: value for name, value in theta.items() if isinstance(value, Tensor)}
-        physical = self.physical(values)
-        noise_std = physical.pop("noise_std").unsqueeze(-2)
-        mean = self.function({name: value.unsqueeze(-1) for name, value in physical.items()}, x, torch)
+        noise_std = self._noise_std(values).unsqueeze(-2)
+        parameters = {name: value.unsqueeze(-1) for name, value in self._parameters(values).items()}
+        mean = self.function(parameters, x, torch)
         num_data = x.shape[-2]
         leading = noise_std.shape[:-2]
         expected = (*leading, num_data, self.output_dim)
         if mean.shape[-2:] != expected[-2:]:
             raise ValueError(f"need the function's mean as [..., {num_data}, {self.output_dim}], got {[*mean.shape]}")
         return mean.expand(expected), noise_std.expand(expected)
+
+    def _parameters(self, theta: Mapping[str, Tensor]) -> Theta:
+        return {
+            name: theta[self.latent_name(name)].exp() if isinstance(prior, LogNormal) else theta[name]
+            for name, prior in self.priors.items()
+        }
+
+    def _noise_std(self, theta: Mapping[str, Tensor]) -> Tensor:
+        return self.min_std + theta["log_noise_std"].exp()
+
+    def _near_prior(self, n: int, spread: float, generator: torch.Generator) -> Theta:
+        """Median + spread · std · ε, ε standard normal."""
+        near = {}
+        for name, prior in self.prior().items():
+            assert isinstance(prior, Normal)
+            noise = prior.loc.new_empty(n, *prior.batch_shape).normal_(generator=generator)
+            near[name] = prior.loc + spread * prior.scale * noise
+        return near
 
 
 def lognormal_prior(median: float, factor: float) -> LogNormal:

@@ -93,6 +93,8 @@ def test_impossible_models() -> None:
         ParametricRegression(wave, {"gain": Normal(torch.zeros(2), torch.ones(2))}, input_dim=1, output_dim=1)
     with pytest.raises(ValueError, match="need at least one parameter in priors; need noise_std > 0, got -1"):
         ParametricRegression(wave, {}, input_dim=1, output_dim=1, noise_std=-1)
+    with pytest.raises(ValueError, match="noise_std is learned as it is"):
+        ParametricRegression(wave, {"noise_std": lognormal_prior(1, 2)}, input_dim=1, output_dim=1)
     with pytest.raises(ValueError, match="need median > 0, got -1; need factor > 1, got 1"):
         lognormal_prior(-1, 1)
 
@@ -101,3 +103,24 @@ def test_a_function_of_the_wrong_shape_says_so(generator: torch.Generator) -> No
     wrong = ParametricRegression(lambda p, x, lib: p["amplitude"] * x[..., 0], PRIORS, input_dim=1, output_dim=2)
     with pytest.raises(ValueError, match=r"need the function's mean as \[\.\.\., 4, 2\], got \[3, 4\]"):
         wrong.predict(wrong.initial(3, generator=generator), torch.ones(4, 1))
+
+
+def test_derived_quantities_are_reported_and_no_parameters(generator: torch.Generator) -> None:
+    """The wave's function would fail on a derived name it does not know, and no latent belongs to one."""
+    plain, wavy = model(), model(derived=lambda p: {"half_life": math.log(2) / p["decay"]})
+    theta = wavy.sample_prior(4, generator=generator)
+    assert parameter_shapes(wavy) == parameter_shapes(plain) == {n: v.shape[1:] for n, v in theta.items()}
+    assert wavy.physical(theta).keys() - plain.physical(theta).keys() == {"half_life"}
+    torch.testing.assert_close(wavy.physical(theta)["half_life"], math.log(2) / theta["log_decay"].exp())
+    x = torch.rand(3, 2, generator=generator).double()
+    assert torch.equal(wavy.predict(theta, x)[0], plain.predict(theta, x)[0])
+
+
+def test_draws_of_the_prior_have_its_moments(generator: torch.Generator) -> None:
+    n = 100_000
+    wavy = model(noise_log_std=0.7)
+    theta = wavy.sample_prior(n, generator=generator)
+    for name, prior in wavy.prior().items():
+        error = 5 * prior.stddev / math.sqrt(n)
+        assert bool(((theta[name].mean(0) - prior.mean).abs() < error).all())
+        assert bool(((theta[name].std(0) - prior.stddev).abs() < error).all())
