@@ -1,7 +1,7 @@
 """All parameters of a model as one vector, and back. Axes: P entries of all parameters together, K samples."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Self
 
 import torch
@@ -13,29 +13,22 @@ from bayes_mbrl.inference.base import Model, Theta, parameter_shapes
 
 @dataclasses.dataclass(frozen=True)
 class ParameterVector:
-    """The order of the parameters in a vector [P]; those of `first` come first."""
+    """The order of some of a model's parameters, or of all, in a vector [P]."""
 
     shapes: dict[str, torch.Size]
-    first: frozenset[str]
 
     @classmethod
-    def of(cls, model: Model, first: frozenset[str] = frozenset()) -> Self:
-        """The model's parameters, `first` those before the others."""
-        shapes = parameter_shapes(model)
-        return cls({name: shapes[name] for name in sorted(shapes, key=lambda name: name not in first)}, first)
+    def of(cls, model: Model, names: Collection[str] | None = None) -> Self:
+        """The parameters `names` of the model in its order, by default all."""
+        return cls({name: shape for name, shape in parameter_shapes(model).items() if names is None or name in names})
 
     @property
     def size(self) -> int:
         """P."""
         return sum(shape.numel() for shape in self.shapes.values())
 
-    @property
-    def size_of_first(self) -> int:
-        """Number of entries of the parameters that come first."""
-        return sum(self.shapes[name].numel() for name in self.first)
-
     def join(self, theta: Mapping[str, Tensor]) -> Tensor:
-        """{name: shape} → [P]."""
+        """{name: shape} → [P]; other names are left out."""
         return torch.cat([theta[name].flatten() for name in self.shapes])
 
     def join_normal(self, normals: Mapping[str, Normal]) -> Normal:

@@ -27,6 +27,8 @@ class Latent:
     prior: Normal
     guide: Normal | LowRankMultivariateNormal
     kl_weight: float
+    drawn: bool = True
+    """False: the likelihood has draws of its own and does not look at this one, which is there for its KL."""
 
 
 def negative_elbo(latents: Mapping[str, Latent], log_likelihood: Callable[[Mapping[str, Tensor]], Tensor]) -> Tensor:
@@ -36,17 +38,17 @@ def negative_elbo(latents: Mapping[str, Latent], log_likelihood: Callable[[Mappi
     in its KL, a batch of K copies K times.
     """
 
-    def sample(name: str, distribution: Distribution, kl_weight: float) -> Tensor:
-        with pyro.poutine.scale(scale=kl_weight):
-            return pyro.sample(name, _as_pyro(distribution))
+    def sample(name: str, distribution: Distribution) -> Tensor:
+        with pyro.poutine.scale(scale=latents[name].kl_weight):
+            return pyro.sample(name, _as_pyro(distribution, latents[name].drawn))
 
     def program() -> None:
-        values = {name: sample(name, latent.prior, latent.kl_weight) for name, latent in latents.items()}
+        values = {name: sample(name, latent.prior) for name, latent in latents.items()}
         pyro.factor("log_likelihood", log_likelihood(values))
 
     def guide() -> None:
         for name, latent in latents.items():
-            sample(name, latent.guide, latent.kl_weight)
+            sample(name, latent.guide)
 
     elbo = TraceMeanField_ELBO()  # type: ignore[no-untyped-call]
     return cast(Tensor, elbo.differentiable_loss(program, guide))  # type: ignore[no-untyped-call]
@@ -73,12 +75,22 @@ def as_pyro_program(model: Model) -> Callable[[Tensor, Tensor], None]:
     return program
 
 
-def _as_pyro(distribution: Distribution) -> dist.TorchDistribution:
+class _UndrawnNormal(dist.Normal):
+    """A normal of which only the KL is asked: its mean stands for a draw, and its density, unused, is not computed."""
+
+    def rsample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = ()) -> Tensor:
+        return self.loc
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return self.loc.new_zeros(self.loc.shape[:1])
+
+
+def _as_pyro(distribution: Distribution, drawn: bool = True) -> dist.TorchDistribution:
     """The same distribution as Pyro's class, all its axes one event."""
     if isinstance(distribution, LowRankMultivariateNormal):
         return dist.LowRankMultivariateNormal(distribution.loc, distribution.cov_factor, distribution.cov_diag)
     assert isinstance(distribution, Normal)
-    normal = dist.Normal(distribution.loc, distribution.scale)
+    normal = (dist.Normal if drawn else _UndrawnNormal)(distribution.loc, distribution.scale)
     return cast(dist.TorchDistribution, normal.to_event(distribution.loc.ndim))  # type: ignore[no-untyped-call]
 
 

@@ -1,12 +1,12 @@
 """Mean-field variational inference with Pyro: q(θ) = Π_i N(θ_i | μ_i, σ_i²), fitted by maximising the ELBO.
 
 Source: Blundell et al. (2015), eq. 1-2; the gradient's identities: gaussian_weights.py. Axes: K particles, P entries
-of all parameters together.
+of a group of parameters.
 """
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, ClassVar, Literal, Self
 
 import torch
@@ -106,31 +106,30 @@ def fit(
     Raises ValueError for settings or data out of bounds, DivergedFitError when the fit diverges.
     """
     check_regression_data(model, x, y)
-    vector = ParameterVector.of(model, frozenset() if gradient == "weight-sampling" else model.affine_parameters)
-    prior = vector.join_normal(normal_prior(model))
-    loc, log_scale = _initial(model, vector, warm_start, initial_scale, generator)
+    groups = _groups(model, warm_start, initial_scale, gradient, generator)
     rows = minibatches(len(x), batch_size, generator=generator)
 
     def loss(step: int) -> Tensor:
         batch = next(rows)
         return _negative_elbo(
             model,
-            vector,
-            prior,
-            Normal(loc, log_scale.exp(), validate_args=False),
+            groups,
             x[batch],
             y[batch],
             kl_weight=warmed_up(kl_weight, step, kl_warmup * num_steps),
             likelihood_scale=len(x) / len(batch),
             num_particles=num_particles,
-            gradient=gradient,
         )
 
+    leaves = [leaf for group in groups.values() for leaf in (group.loc, group.log_scale)]
     with pyro_session(generator):
-        info = minimise(
-            loss, [loc, log_scale], num_steps=num_steps, learning_rate=learning_rate, average_last=average_last
-        )
-    return finished(MeanFieldPosterior(vector.split(loc.detach()), vector.split(log_scale.detach().exp())), info)
+        info = minimise(loss, leaves, num_steps=num_steps, learning_rate=learning_rate, average_last=average_last)
+    loc = {name: v for group in groups.values() for name, v in group.vector.split(group.loc.detach()).items()}
+    scale = {
+        name: v for group in groups.values() for name, v in group.vector.split(group.log_scale.detach().exp()).items()
+    }
+    order = model.prior()
+    return finished(MeanFieldPosterior({n: loc[n] for n in order}, {n: scale[n] for n in order}), info)
 
 
 def warmed_up(kl_weight: float, step: int, num_warmup: float) -> float:
@@ -163,63 +162,91 @@ def elbo(
     return float(log_likelihood.mean() - divergence), error
 
 
-def _initial(
+@dataclasses.dataclass(frozen=True)
+class _Group:
+    """Parameters that are drawn alike, as one latent [P]: Pyro's cost is by the site, not by the size."""
+
+    vector: ParameterVector
+    prior: Normal
+    loc: Tensor
+    log_scale: Tensor
+    per_datum: type[LocalNormal | FlipoutNormal] | None
+    """How they are drawn for each datum; None: once a particle."""
+
+    def latent(self, num_particles: int, kl_weight: float) -> Latent:
+        """Its site: [P], or [K, P], where each of the K copies counts a K-th of the KL."""
+        guide = Normal(self.loc, self.log_scale.exp(), validate_args=False)
+        if self.per_datum is not None:
+            return Latent(self.prior, guide, kl_weight, drawn=False)
+        shape = (num_particles, self.vector.size)
+        return Latent(_expand(self.prior, shape), _expand(guide, shape), kl_weight / num_particles)
+
+    def theta(self, latent: Latent, value: Tensor) -> dict[str, Parameter]:
+        """What the model computes with: the value by name, or weights that are drawn anew for every datum."""
+        if self.per_datum is None:
+            return {**self.vector.split(value)}
+        assert isinstance(latent.guide, Normal)
+        loc, scale = self.vector.split(latent.guide.loc), self.vector.split(latent.guide.scale)
+        return {name: self.per_datum(loc[name], scale[name]) for name in loc}
+
+
+def _groups(
     model: Model,
-    vector: ParameterVector,
     warm_start: Posterior | None,
     initial_scale: float,
+    gradient: Gradient,
     generator: torch.Generator,
-) -> tuple[Tensor, Tensor]:
-    """(loc, log scale) [P] to start from: the last fit's, or the model's initial values with a small spread."""
+) -> dict[str, _Group]:
+    """The parameters that are drawn datum by datum and the others, with where they start from: the last fit's loc and
+    scale, or the model's initial values with a small spread.
+    """
+    prior = normal_prior(model)
     if warm_start is None:
         theta = {name: value[0] for name, value in model.initial(1, generator=generator).items()}
-        scale = {name: initial_scale * prior.scale for name, prior in normal_prior(model).items()}
+        scale = {name: initial_scale * distribution.scale for name, distribution in prior.items()}
     else:
         last = warm_start_as(MeanFieldPosterior, warm_start, model)
         theta, scale = last.loc, last.scale
-    return vector.join(theta).clone().requires_grad_(), vector.join(scale).log().requires_grad_()
+
+    def group(names: Collection[str], per_datum: type[LocalNormal | FlipoutNormal] | None) -> _Group:
+        vector = ParameterVector.of(model, names)
+        loc, log_scale = vector.join(theta).clone(), vector.join(scale).log()
+        return _Group(vector, vector.join_normal(prior), loc.requires_grad_(), log_scale.requires_grad_(), per_datum)
+
+    local = frozenset[str]() if gradient == "weight-sampling" else model.affine_parameters
+    groups = {}
+    if local:
+        groups["per_datum"] = group(local, _PER_DATUM[gradient])
+    if others := prior.keys() - local:
+        groups["others"] = group(others, None)
+    return groups
 
 
 def _negative_elbo(
     model: Model,
-    vector: ParameterVector,
-    prior: Normal,
-    guide: Normal,
+    groups: Mapping[str, _Group],
     x: Tensor,
     y: Tensor,
     *,
     kl_weight: float,
     likelihood_scale: float,
     num_particles: int,
-    gradient: Gradient,
 ) -> Tensor:
-    """−(likelihood_scale · log p(y | x, θ) − kl_weight · KL); prior and guide over all parameters [P].
+    """−(likelihood_scale · log p(y | x, θ) − kl_weight · KL).
 
-    All particles go through the model in one batch: Pyro's own would take them one by one. The entries that are drawn
-    datum by datum are a latent of their own, which nothing looks at: it is there for its KL, and one draw will do.
+    All particles go through the model in one batch: Pyro's own would take them one by one.
     """
-    first = vector.size_of_first
-    particles = (num_particles, vector.size - first)
-    latents = {
-        "per_datum": Latent(_part(prior, slice(first), (first,)), _part(guide, slice(first), (first,)), kl_weight),
-        "others": Latent(
-            _part(prior, slice(first, None), particles),
-            _part(guide, slice(first, None), particles),
-            kl_weight / num_particles,
-        ),
-    }
+    latents = {name: group.latent(num_particles, kl_weight) for name, group in groups.items()}
 
     def log_likelihood(values: Mapping[str, Tensor]) -> Tensor:
-        everything = torch.cat([values["per_datum"].expand(num_particles, first), values["others"]], -1)
-        theta: dict[str, Parameter] = {**vector.split(everything)}
-        if vector.first:
-            loc, scale = vector.split(guide.loc), vector.split(guide.scale)
-            theta |= {name: _PER_DATUM[gradient](loc[name], scale[name]) for name in vector.first}
+        theta: dict[str, Parameter] = {}
+        for name, group in groups.items():
+            theta |= group.theta(latents[name], values[name])
         log_likelihoods = model.log_likelihood(theta, x.expand(num_particles, *x.shape), y)
         return likelihood_scale / num_particles * log_likelihoods.sum()
 
     return negative_elbo(latents, log_likelihood)
 
 
-def _part(normal: Normal, entries: slice, shape: tuple[int, ...]) -> Normal:
-    return Normal(normal.loc[entries].expand(shape), normal.scale[entries].expand(shape), validate_args=False)
+def _expand(normal: Normal, shape: tuple[int, ...]) -> Normal:
+    return Normal(normal.loc.expand(shape), normal.scale.expand(shape), validate_args=False)

@@ -12,7 +12,6 @@ from bayes_mbrl.inference import exact_linear, svi
 from bayes_mbrl.inference.base import normal_prior
 from bayes_mbrl.inference.network import BayesianNetwork
 from bayes_mbrl.inference.optimise import DivergedFitError
-from bayes_mbrl.inference.parameter_vector import ParameterVector
 from bayes_mbrl.inference.svi import MeanFieldPosterior
 
 Problem = Callable[..., tuple[BayesianNetwork, Tensor, Tensor]]
@@ -100,29 +99,29 @@ def _minibatch_losses(
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
     """(losses [repeats], their gradients [repeats, P] by parameter) at KL weight 0.3, batches of 7."""
-    vector = ParameterVector.of(model, frozenset() if gradient == "weight-sampling" else model.affine_parameters)
-    prior, q = vector.join_normal(normal_prior(model)), vector.join_normal(guide)
-    q.loc.requires_grad_()
-    q.scale.requires_grad_()
+    q = MeanFieldPosterior(*({name: getattr(guide[name], part) for name in guide} for part in ("loc", "scale")))
+    groups = svi._groups(model, q, 1.0, gradient, generator)
+    leaves = [leaf for group in groups.values() for leaf in (group.loc, group.log_scale)]
     losses, gradients = [], []
     with svi.pyro_session(generator):
         for _ in range(repeats):
             rows = torch.randperm(len(x), generator=generator)[:7]
             loss = svi._negative_elbo(
                 model,
-                vector,
-                prior,
-                q,
+                groups,
                 x[rows],
                 y[rows],
                 kl_weight=0.3,
                 likelihood_scale=len(x) / 7,
                 num_particles=num_particles,
-                gradient=gradient,
             )
             losses.append(float(loss.detach()))
-            parts = [vector.split(part) for part in torch.autograd.grad(loss, (q.loc, q.scale))]
-            gradients.append(torch.cat([part[name].flatten() for part in parts for name in sorted(part)]))
+            found = iter(torch.autograd.grad(loss, leaves))
+            by_name: dict[str, list[Tensor]] = {}
+            for group in groups.values():
+                loc, log_scale = group.vector.split(next(found)), group.vector.split(next(found))
+                by_name |= {name: [loc[name].flatten(), log_scale[name].flatten()] for name in loc}
+            gradients.append(torch.cat([part for name in sorted(by_name) for part in by_name[name]]))
     return torch.tensor(losses), torch.stack(gradients)
 
 
