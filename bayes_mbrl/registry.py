@@ -128,6 +128,12 @@ POSTERIORS = Table(
             settings={"rate": 0.01, "kl_weight": 0.1},
             defaults={"dynamics": {"hidden": [100, 100]}},
         ),
+        "laplace": Row(
+            "a normal at the best θ by the curvature there, over the network's last layer or all parameters",
+            "bayes_mbrl.inference.laplace:fit",
+            ("bayes_mbrl.inference.laplace:LaplacePosterior",),
+            defaults={"dynamics": {"hidden": [50, 50]}},
+        ),
         "exact-linear": Row(
             "the exact posterior of Bayesian linear regression, in closed form; needs dynamics linear",
             "bayes_mbrl.inference.exact_linear:fit",

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 import bayes_mbrl.inference
-from bayes_mbrl.inference import dropout, ensemble, exact_linear, point, svi
+from bayes_mbrl.inference import dropout, ensemble, exact_linear, laplace, point, svi
 from bayes_mbrl.inference.base import Model, Posterior, Theta, load_posterior, parameter_shapes, save_posterior
 from bayes_mbrl.inference.network import BayesianNetwork
 
@@ -44,6 +44,8 @@ CASES = {
     "ensemble": Case(ensemble, {**SHORT, "num_members": 3}),
     "mean-field": Case(svi, {**SHORT, "num_particles": 2}, {"noise": "homoscedastic"}),
     "mc-dropout": Case(dropout, {**SHORT, "rate": 0.3}, {"noise": "homoscedastic"}),
+    "laplace": Case(laplace, SHORT),
+    "laplace-all": Case(laplace, {**SHORT, "subset": "all"}, {"noise": "homoscedastic"}),
     "exact-linear": Case(exact_linear, {}, {"hidden": (), "noise": "fixed"}),
 }
 
