@@ -73,7 +73,8 @@ class LaplacePosterior(Posterior):
             if key != "factor":
                 part, name = key.split("/", 1)
                 parts[part][name] = tensor
-        return cls(**parts, factor=tensors["factor"])
+        # MKL rounds a product by where in memory its factors start, and a loaded file starts anywhere
+        return cls(**parts, factor=tensors["factor"].clone())
 
 
 @dataclasses.dataclass(frozen=True)
