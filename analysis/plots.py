@@ -1,4 +1,4 @@
-"""Matplotlib's home: the picture of a run.
+"""Matplotlib's home: the picture of a run, and that of what it learned about named parameters.
 
 Everything is drawn on a `Figure` of its own with the Agg canvas, so that no global state of pyplot is read or changed.
 Colours: Okabe & Ito, Color Universal Design (2008); told apart with every common form of colour blindness.
@@ -6,6 +6,7 @@ Axes: E episodes, V evaluation episodes, K parameter samples, M noise draws, H h
 """
 
 import pathlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,6 +99,51 @@ class Shares:
                 raise ValueError(f"{name} is a variance and cannot be negative, got {values.min():g}")
         if self.epistemic.shape != self.aleatoric.shape:
             raise ValueError(f"need as many steps in both parts, got {len(self.epistemic)} and {len(self.aleatoric)}")
+
+
+@dataclass(frozen=True)
+class ParameterDraws:
+    """What is believed about one parameter, before and after the data. Raises ValueError on NaN, inf, or no draw."""
+
+    name: str
+    unit: str
+    """"kg"; "" where it has none."""
+    posterior: Floats
+    """[K] draws of p(θ | D), in that unit."""
+    prior: Floats
+    """[K'] draws of p(θ)."""
+    truth: float | None = None
+    """Where it is known."""
+
+    def __post_init__(self) -> None:
+        _check(f"posterior of {self.name}", self.posterior, "[K]", 1)
+        _check(f"prior of {self.name}", self.prior, "[K']", 1)
+
+
+def parameters_figure(parameters: Sequence[ParameterDraws], *, name: str) -> Figure:
+    """A panel for each parameter: the posterior's histogram, the prior's as a thin line, the truth as a vertical one.
+
+    A panel is as wide as the posterior and the truth; the title over it says how far the prior goes. Three panels to
+    a row, 12 inches wide. Raises ValueError when there is no parameter.
+    """
+    if not parameters:
+        raise ValueError("need at least one parameter to draw")
+    num_columns = min(3, len(parameters))
+    num_rows = -(-len(parameters) // num_columns)
+    figure = Figure(figsize=(4 * num_columns, 0.9 + 3.1 * num_rows), dpi=DPI)
+    figure.set_layout_engine(ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
+    FigureCanvasAgg(figure)
+    figure.suptitle(name, fontsize=16, fontweight="bold", parse_math=False)
+    panels = figure.subplots(num_rows, num_columns, squeeze=False).ravel()
+    for panel, parameter in zip(panels, parameters, strict=False):
+        _draw_parameter(panel, parameter)
+    for panel in panels[len(parameters) :]:
+        panel.set_axis_off()
+    handles = {str(handle.get_label()): handle for panel in panels for handle in panel.get_legend_handles_labels()[0]}
+    figure.legend(
+        handles=list(handles.values()), loc="outside lower center", ncols=len(handles), frameon=False, fontsize=11
+    )
+    return figure
 
 
 def run_figure(*, curve: LearningCurve, fan: Fan, shares: Shares) -> Figure:
@@ -234,6 +280,41 @@ def _draw_fan(axis: Axes, fan: Fan, dimension: int) -> None:
     axis.xaxis.set_major_locator(MaxNLocator(8, steps=(1, 2, 5, 10), integer=True))
     axis.set_ylabel(fan.dimension_names[dimension], parse_math=False)
     _finish(axis)
+
+
+def _draw_parameter(axis: Axes, parameter: ParameterDraws) -> None:
+    """Densities over the range that the posterior and the truth take up."""
+    low, high = np.percentile(parameter.posterior, (0.2, 99.8))
+    if parameter.truth is not None:
+        low, high = min(low, parameter.truth), max(high, parameter.truth)
+    margin = 0.12 * (high - low) or 0.05 * abs(low) or 1.0
+    edges = np.linspace(low - margin, high + margin, 49)
+    for draws, histtype, color, label in (
+        (parameter.posterior, "stepfilled", SKY_BLUE, "posterior"),
+        (parameter.prior, "step", GREY, "prior"),
+    ):
+        share = 1 / (len(draws) * np.diff(edges))  # of all draws, those outside the panel included
+        heights = np.histogram(draws, edges)[0] * share
+        filled = histtype == "stepfilled"
+        axis.stairs(heights, edges, fill=filled, color=color, linewidth=1.2, alpha=0.8 if filled else 1.0, label=label)
+    if parameter.truth is not None:
+        axis.axvline(parameter.truth, color=VERMILLION, linewidth=2, label="truth")
+    axis.set_xlim(edges[0], edges[-1])
+    axis.set_ylim(bottom=0)
+    axis.set_yticks([])
+    axis.xaxis.set_major_locator(MaxNLocator(5))
+    _finish(axis)
+    axis.spines["left"].set_visible(False)
+    axis.set_title(f"{parameter.name}: {_interval(parameter.posterior)}", loc="left", pad=20, parse_math=False)
+    axis.text(0, 1.03, f"prior {_interval(parameter.prior)}", transform=axis.transAxes, color=GREY, fontsize=10)
+    axis.set_xlabel(parameter.unit, parse_math=False)
+
+
+def _interval(draws: Floats) -> str:
+    """The central 90 %, to as many digits as its width makes sense of."""
+    low, high = np.percentile(draws, (5, 95))
+    digits = 1 - int(np.floor(np.log10((high - low) / 2))) if high > low else 3
+    return f"{low:.{max(0, digits)}f} … {high:.{max(0, digits)}f}".replace("-", "−")
 
 
 def _widest_dimensions(fan: Fan) -> list[int]:

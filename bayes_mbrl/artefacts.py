@@ -10,18 +10,30 @@ from torch import Tensor
 
 from bayes_mbrl.algorithms.episode import Episode
 from bayes_mbrl.analysis.diagnostics import posterior_tree, save_tree
-from bayes_mbrl.analysis.plots import Fan, LearningCurve, Shares, run_figure, save_figure
+from bayes_mbrl.analysis.plots import (
+    Fan,
+    LearningCurve,
+    ParameterDraws,
+    Shares,
+    parameters_figure,
+    run_figure,
+    save_figure,
+)
 from bayes_mbrl.analysis.uncertainty import split_predictive_variance
 from bayes_mbrl.build import Builder
 from bayes_mbrl.checkpoint import RunState
 from bayes_mbrl.data import Transitions
-from bayes_mbrl.dynamics.network import NetworkDynamics
+from bayes_mbrl.dynamics.base import Dynamics
+from bayes_mbrl.dynamics.physics import PhysicsDynamics
 from bayes_mbrl.dynamics.standardise import Standardiser
+from bayes_mbrl.environments.known_truth import KNOWN_PARAMETERS
 from bayes_mbrl.files import write_text, writing
-from bayes_mbrl.inference.base import Theta, save_posterior
+from bayes_mbrl.inference.base import Posterior, Theta, save_posterior
 from bayes_mbrl.rollout import imagine
 from bayes_mbrl.seeding import generator_for
 
+NUM_PARAMETER_DRAWS = 10_000
+"""K in the picture of named parameters."""
 NUM_DRAWS = 100
 """K in the ArviZ file and in the picture's uncertainties."""
 MAX_TRANSITIONS = 200
@@ -65,6 +77,10 @@ def write(
             curve=curve, fan=_fan(builder, dynamics, state, shown), shares=_shares(dynamics, theta, shown[:FAN_LENGTH])
         )
         save_figure(figure, paths["picture"])
+        if isinstance(dynamics, PhysicsDynamics):
+            paths["parameters"] = folder / "parameters.png"
+            draws = _parameter_draws(builder, dynamics, state.posterior)
+            save_figure(parameters_figure(draws, name=f"{curve.name}: 90 % intervals"), paths["parameters"])
     return paths
 
 
@@ -80,7 +96,7 @@ def summary(state: RunState, evaluation: list[Episode]) -> dict[str, object]:
 
 
 def _generator(builder: Builder, what: str) -> torch.Generator:
-    index = {"draws": 0, "fan": 1, "noise": 2}[what]
+    index = {"draws": 0, "fan": 1, "noise": 2, "parameters": 3}[what]
     return generator_for(builder.config.seed, "report", 2**31 + index)
 
 
@@ -98,7 +114,7 @@ def _learning_curve(builder: Builder, state: RunState, evaluation: list[Episode]
     )
 
 
-def _fan(builder: Builder, dynamics: NetworkDynamics, state: RunState, episode: Transitions) -> Fan:
+def _fan(builder: Builder, dynamics: Dynamics, state: RunState, episode: Transitions) -> Fan:
     """Trajectories imagined from the episode's first state under the actions that were really taken."""
     assert state.posterior is not None
     length = min(FAN_LENGTH, len(episode))
@@ -124,14 +140,30 @@ def _fan(builder: Builder, dynamics: NetworkDynamics, state: RunState, episode: 
     )
 
 
-def _shares(dynamics: NetworkDynamics, theta: Theta, episode: Transitions) -> Shares:
+def _parameter_draws(builder: Builder, dynamics: PhysicsDynamics, posterior: Posterior) -> list[ParameterDraws]:
+    """Posterior, prior and, where it is known, truth of all parameters and derived quantities but the noise."""
+    generator = _generator(builder, "parameters")
+    learned = dynamics.parameters(posterior.sample(NUM_PARAMETER_DRAWS, generator=generator))
+    believed = dynamics.parameters(dynamics.model.sample_prior(NUM_PARAMETER_DRAWS, generator=generator))
+    truth = {**KNOWN_PARAMETERS.get(builder.environment.spec.name, {}), **dynamics.system.truth}
+    units = dynamics.system.units
+    return [
+        ParameterDraws(
+            name.replace("_", " "), units.get(name, ""), learned[name].numpy(), believed[name].numpy(), truth.get(name)
+        )
+        for name in learned
+        if name != "noise_std"
+    ]
+
+
+def _shares(dynamics: Dynamics, theta: Theta, episode: Transitions) -> Shares:
     """Epistemic and aleatoric variance of one-step predictions along the episode, summed over standardised targets."""
     mean, std = dynamics.model.predict(theta, dynamics.regression_data(episode)[0])
     split = split_predictive_variance(mean, std)
     return Shares(split.epistemic.sum(-1).numpy(), split.aleatoric.sum(-1).numpy())
 
 
-def _tree(builder: Builder, dynamics: NetworkDynamics, theta: Theta, transitions: Transitions) -> xarray.DataTree:
+def _tree(builder: Builder, dynamics: Dynamics, theta: Theta, transitions: Transitions) -> xarray.DataTree:
     """Function values, predictions and log-likelihood at transitions of the run, for ArviZ."""
     rows = torch.linspace(0, len(transitions) - 1, min(MAX_TRANSITIONS, len(transitions))).long()
     chosen = transitions[rows]
@@ -146,6 +178,7 @@ def _tree(builder: Builder, dynamics: NetworkDynamics, theta: Theta, transitions
         states=chosen.state,
         actions=chosen.action,
         next_states=chosen.next_state,
+        parameters=dynamics.parameters(theta),
         environment=builder.config.env,
         posterior_family=builder.config.posterior.name,
         transition_index=rows.tolist(),

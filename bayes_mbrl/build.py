@@ -9,7 +9,8 @@ from bayes_mbrl.algorithms.base import RandomAgent
 from bayes_mbrl.algorithms.mpc import MPC, MPCAgent
 from bayes_mbrl.config import Config
 from bayes_mbrl.data import Transitions
-from bayes_mbrl.dynamics.network import NetworkDynamics, identity
+from bayes_mbrl.dynamics.base import Dynamics
+from bayes_mbrl.dynamics.network import identity
 from bayes_mbrl.environments.adapter import Environment
 from bayes_mbrl.environments.rewards import never
 from bayes_mbrl.errors import UserError
@@ -19,10 +20,23 @@ from bayes_mbrl.rollout import DIVERGENCE_RETURN
 
 @dataclasses.dataclass(frozen=True)
 class Builder:
-    """Makes agents and fits posteriors as the configuration says, for one environment."""
+    """Makes agents and fits posteriors as the configuration says, for one environment.
+
+    Raises UserError when the configured dynamics is not one of such states and actions.
+    """
 
     config: Config
     environment: Environment
+
+    def __post_init__(self) -> None:
+        """Find out before any episode: two transitions of zeros have the right widths."""
+        states, actions = torch.zeros(2, self.environment.state_dim), torch.zeros(2, self.environment.action_dim)
+        nothing = torch.zeros(2)
+        rows = Transitions(states, actions, nothing, states, nothing.bool(), nothing.long())
+        try:
+            self._build_dynamics(rows).regression_data(rows)
+        except ValueError as error:
+            raise UserError(f"dynamics {self.config.dynamics.name}: {error}") from error
 
     @property
     def algorithm(self) -> MPC:
@@ -33,8 +47,11 @@ class Builder:
         """π_0, which collects the first episode."""
         return RandomAgent(self.environment.low, self.environment.high)
 
-    def dynamics(self, transitions: Transitions) -> NetworkDynamics:
+    def dynamics(self, transitions: Transitions) -> Dynamics:
         """The dynamics without its parameters, standardised on these transitions."""
+        return self._build_dynamics(transitions)
+
+    def _build_dynamics(self, transitions: Transitions) -> Dynamics:
         spec = self.environment.spec
         return self.config.dynamics.build(  # type: ignore[no-any-return]
             transitions, features=spec.features or identity, learns_reward=spec.reward is None
@@ -60,14 +77,16 @@ class Builder:
         """Plans with the posterior, which was fitted to these transitions."""
         spec, config = self.environment.spec, self.config
         planner = config.planner.build(low=self.environment.low, high=self.environment.high)
+        dynamics = self.dynamics(transitions)
+        termination = spec.termination or dynamics.termination
         return MPCAgent(
             posterior=posterior,
-            dynamics=self.dynamics(transitions),
+            dynamics=dynamics,
             planner=planner,
             objective=config.objective.build(),
             propagation=config.propagation.row.load(),
-            reward=spec.reward or learned_reward,
-            termination=None if spec.termination is never else spec.termination,
+            reward=spec.reward or dynamics.reward or learned_reward,
+            termination=None if termination is never else termination,
             num_theta=config.rollout.num_theta,
             num_noise=config.rollout.num_noise,
             replan_every=self.algorithm.replan_every,

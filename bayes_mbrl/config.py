@@ -1,8 +1,8 @@
 """What runs: one validation for files, the command line and Python, which reports all mistakes at once.
 
-Later sources win: signatures and the registry < what the chosen posterior recommends < what the environment
-recommends < the file < options and `key=value`. The settings of a component (planner, posterior, ...) are the
-parameters of its function or class, so their names, types, bounds and defaults are written once, where they belong.
+Later sources win: signatures and the registry < what the chosen posterior and dynamics recommend < what the
+environment recommends < the file < options and `key=value`. The settings of a component (planner, posterior, ...) are
+the parameters of its function or class, so their names, types, bounds and defaults are written once, where they belong.
 """
 
 import contextlib
@@ -162,11 +162,14 @@ def _from_layers(mappings: Sequence[Mapping[str, Any]], problems: list[str]) -> 
     written = [as_layer(mapping, problems) for mapping in mappings]
     environment = _environment_defaults(written, problems)
     recommended: list[Layer] = []
-    components: dict[str, Component | None] = {}
+    names: dict[str, str] = {}
     for section, table in SECTIONS.items():
-        name = _chosen_name(section, table, [*recommended, environment, *written], problems)
-        components[section] = _component(section, name, [*recommended, environment], written, found)
-        recommended.append(as_layer(table.rows[name].defaults, problems))
+        names[section] = _chosen_name(section, table, [*recommended, environment, *written], problems)
+        recommended.append(as_layer(table.rows[names[section]].defaults, problems))
+    components = {
+        section: _component(section, name, [*recommended, environment], written, found)
+        for section, name in names.items()
+    }
     values = _plain_values([*recommended, environment, *written])
     problems += _conflicts(components, values["rollout"])
     placeholders = {section: part or Component(section, "", {}) for section, part in components.items()}

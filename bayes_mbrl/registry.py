@@ -27,7 +27,7 @@ class Row:
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Defaults of the target's own settings, where its signature has none or others suit better."""
     defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """Recommended values of later sections, in the form of a configuration file."""
+    """Recommended values of other sections, in the form of a configuration file; names of later sections only."""
     requires: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Section → the one name it must have."""
     at_least: Mapping[str, int] = dataclasses.field(default_factory=dict)
@@ -159,6 +159,21 @@ DYNAMICS = Table(
             "s' linear in state and action with Gaussian noise",
             "bayes_mbrl.dynamics.linear:LinearDynamics.from_data",
         ),
+        "physics": Row(
+            "a few unknown parameters of known physics: a built-in system or a function of your own",
+            "bayes_mbrl.dynamics.physics:PhysicsDynamics.from_data",
+            # A handful of parameters needs no tempering, and far longer steps than a network's weights.
+            defaults={
+                "posterior": {
+                    "kl_weight": 1.0,
+                    "prior_weight": 1.0,
+                    "num_steps": 1000,
+                    "learning_rate": 0.1,
+                    "num_particles": 4,
+                    "average_last": 0.25,
+                }
+            },
+        ),
     },
 )
 
@@ -240,4 +255,4 @@ SECTIONS: Mapping[str, Table] = {
     "objective": OBJECTIVES,
     "propagation": PROPAGATIONS,
 }
-"""The tables by the name of their section. A row's `defaults` speak about sections that come after its own."""
+"""The tables by the name of their section, in the order in which choices are made."""

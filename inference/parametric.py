@@ -104,8 +104,13 @@ class ParametricRegression(Regression):
         return self._near_prior(n, 1.0, generator)
 
     def initial(self, n: int, *, generator: torch.Generator) -> Theta:
-        """The prior's median, and a tenth of its std beside it: {name: [n, ...]}."""
-        return self._near_prior(n, 0.1, generator)
+        """The prior's median, a tenth of its std beside it, and much noise, 3 std above its median: {name: [n, ...]}.
+
+        Parameters that are still wrong leave large residuals. Under a small noise their gradients would be so huge
+        that Adam, which remembers them for a thousand steps, would hardly move after.
+        """
+        start = self._near_prior(n, 0.1, generator)
+        return {**start, "log_noise_std": start["log_noise_std"] + 3 * self._noise_prior.scale}
 
     def predict(
         self, theta: Mapping[str, Parameter], x: Tensor, *, scratch: Scratch = NO_SCRATCH

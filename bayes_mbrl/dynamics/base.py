@@ -4,15 +4,21 @@ Axes: K parameter samples, S state, A action; "..." are any axes of states, [M, 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
 from bayes_mbrl.data import Transitions
+from bayes_mbrl.inference.base import Theta
 from bayes_mbrl.inference.likelihoods import NORMAL, Likelihood
 from bayes_mbrl.inference.regression import Regression
 from bayes_mbrl.inference.scratch import NO_SCRATCH, Scratch
+
+RewardFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(state [..., S], action [..., A], next_state [..., S]) → reward [...]"""
+TerminationFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Likewise → bool [...]"""
 
 
 class Dynamics(ABC):
@@ -24,10 +30,16 @@ class Dynamics(ABC):
 
     model: Regression
     """What an inference fits: `fit(dynamics.model, *dynamics.regression_data(transitions), ...)`."""
+    state_dim: int
+    """S."""
     output_dim: int
     """Dimensions of a prediction: S, or S + 1 with a learned reward."""
     likelihood: Likelihood = NORMAL
     """Of ε, which has variance 1."""
+    reward: RewardFunction | None = None
+    """Where the dynamics brings one along: used if the environment's is not known."""
+    termination: TerminationFunction | None = None
+    """Likewise."""
 
     @abstractmethod
     def regression_data(self, transitions: Transitions) -> tuple[Tensor, Tensor]:
@@ -46,6 +58,10 @@ class Dynamics(ABC):
     @abstractmethod
     def log_likelihood(self, theta: Mapping[str, Tensor], transitions: Transitions) -> Tensor:
         """log p(s'_i | s_i, a_i, θ_k) [K, N], a density in the environment's units, in nats a transition."""
+
+    def parameters(self, theta: Mapping[str, Tensor]) -> Theta:
+        """What θ says about quantities that have names and units {name: [K, ...]}; none of a network."""
+        return {}
 
     def sample(
         self,

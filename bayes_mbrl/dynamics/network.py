@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bayes_mbrl.data import Transitions
 from bayes_mbrl.dynamics.base import Dynamics
-from bayes_mbrl.dynamics.standardise import Standardiser
+from bayes_mbrl.dynamics.standardise import Standardiser, negligible_std
 from bayes_mbrl.inference.likelihoods import LikelihoodName
 from bayes_mbrl.inference.network import Activation, BayesianNetwork, Noise
 from bayes_mbrl.inference.scratch import NO_SCRATCH, Scratch
@@ -132,15 +132,8 @@ def _raw_inputs(states: Tensor, actions: Tensor, features: Features, *, scratch:
 
 
 def _negligible(transitions: Transitions, learns_reward: bool) -> Tensor:
-    """A thousandth of each target's scale [O]: the unit of targets that never vary.
-
-    The noise's lower bound is in units of the targets; with 1 as that unit, a coordinate that has stood still in all
-    data would jitter in every imagined step.
-    """
     known = [transitions.state, transitions.reward.unsqueeze(-1)] if learns_reward else [transitions.state]
-    values = torch.cat(known, -1)
-    spread, size = values.std(0, correction=0), values.abs().amax(0)
-    return 1e-3 * torch.where(spread > 1e-6 * size, spread, torch.where(size > 0, size, torch.ones_like(size)))
+    return negligible_std(torch.cat(known, -1))
 
 
 def _raw_targets(transitions: Transitions, learns_reward: bool) -> Tensor:

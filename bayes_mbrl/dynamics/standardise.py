@@ -31,3 +31,13 @@ class Standardiser:
     def __call__(self, values: Tensor) -> Tensor:
         """Environment units to standardised ones."""
         return (values - self.mean) / self.std
+
+
+def negligible_std(values: Tensor) -> Tensor:
+    """A thousandth of the scale of each dimension of values [N, D] → [D]: the unit of targets that never vary.
+
+    The noise's lower bound is in units of the targets; with 1 as that unit, a coordinate that has stood still in all
+    data would jitter in every imagined step.
+    """
+    spread, size = values.std(0, correction=0), values.abs().amax(0)
+    return 1e-3 * torch.where(spread > 1e-6 * size, spread, torch.where(size > 0, size, torch.ones_like(size)))

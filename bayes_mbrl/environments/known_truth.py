@@ -59,3 +59,15 @@ KNOWN_STEPS: Mapping[str, StepFunction] = {
     "LinearGaussian-v0": linear_gaussian_step,
 }
 """By the name in `specs.ENVIRONMENTS`; what is missing here has no true step in torch."""
+
+KNOWN_PARAMETERS: Mapping[str, Mapping[str, float]] = {
+    "Pendulum-v1": {
+        "length": 1.0,
+        "mass": 1.0,
+        "gain": 1.0,
+        "friction": 0.0,
+        "gain_per_inertia": 3.0,
+        "friction_per_inertia": 0.0,
+    },
+}
+"""True values of what `dynamics/pendulum.py` names, by environment: to be drawn beside what was inferred."""

@@ -79,6 +79,7 @@ _KNOWN = (
         summary="swing a pendulum up and hold it (S 3, A 1, 200 steps)",
         reward=rewards.pendulum_reward,
         termination=rewards.never,
+        defaults={"dynamics": {"system": "pendulum"}},
     ),
     EnvironmentSpec(
         id="MountainCarContinuous-v0",

@@ -99,6 +99,8 @@ def test_the_features_of_the_environment_are_used(transitions: Transitions) -> N
     @dataclasses.dataclass
     class Known:
         spec: EnvironmentSpec
+        state_dim: int = 3
+        action_dim: int = 2
 
     known: Any = Known(EnvironmentSpec(id="Known-v0", summary="", features=features, reward=rewards.pendulum_reward))
     builder = Builder(configure("LinearGaussian-v0"), known)

@@ -512,6 +512,7 @@ def test_a_run_that_has_learned_nothing_cannot_be_evaluated(
 def test_every_choice_does_a_run(tmp_path: pathlib.Path, section: str, name: str) -> None:
     more = {"distribution-sampling": ("rollout.num_noise=2",), "linear": ("posterior=exact-linear",)}.get(name, ())
     more += ("dynamics=linear",) if name == "exact-linear" else ()
+    more += ("dynamics.system=toy_systems:LINEAR",) if name == "physics" else ()
     state = start(tmp_path / "run", "LinearGaussian-v0", "num_episodes=2", f"{section}={name}", *more)
     assert state.posterior is not None
     assert math.isfinite(state.metrics[-1]["return"])

@@ -51,7 +51,9 @@ def overrides(*more: str) -> list[str]:
     chosen, result = _pairs(more), _pairs(TINY)
     if chosen.get("planner", "cem") == "cem":
         result |= _pairs(TINY_CEM)
-    if chosen.get("posterior") != "exact-linear":
+    if chosen.get("dynamics") == "physics":
+        result["posterior.num_steps"] = "6"
+    elif chosen.get("posterior") != "exact-linear":
         result |= _pairs(TINY_NETWORK)
     return [f"{key}={value}" for key, value in {**result, **chosen}.items()]
 
