@@ -27,8 +27,9 @@ LAYERS = (
 
 HOMES: Mapping[str, tuple[str, ...]] = {
     "pyro": ("inference.pyro_elbo",),
-    "numpyro": ("inference.nuts",),
-    "jax": ("inference.nuts",),
+    "numpyro": ("inference.numpyro_models", "inference.numpyro_sampler"),
+    "jax": ("inference.numpyro_models", "inference.numpyro_sampler"),
+    "tqdm": ("inference.numpyro_sampler",),
     "arviz": ("analysis.diagnostics",),
     "arviz_base": ("analysis.diagnostics",),
     "arviz_plots": ("analysis.diagnostics",),
