@@ -128,6 +128,20 @@ POSTERIORS = Table(
             settings={"rate": 0.01, "kl_weight": 0.1},
             defaults={"dynamics": {"hidden": [100, 100]}},
         ),
+        "low-rank": Row(
+            "a normal over all weights with a few directions in which they are known together, fitted by Pyro",
+            "bayes_mbrl.inference.low_rank:fit",
+            ("bayes_mbrl.inference.low_rank:LowRankPosterior",),
+            settings={"kl_weight": 0.3},
+            defaults={"dynamics": {"hidden": [50, 50]}},
+        ),
+        "concrete-dropout": Row(
+            "dropout masks whose rates are learned: the fewer the data, the more is dropped",
+            "bayes_mbrl.inference.concrete_dropout:fit",
+            ("bayes_mbrl.inference.dropout:DropoutPosterior",),
+            settings={"kl_weight": 0.1},
+            defaults={"dynamics": {"hidden": [100, 100]}},
+        ),
         "laplace": Row(
             "a normal at the best θ by the curvature there, over the network's last layer or all parameters",
             "bayes_mbrl.inference.laplace:fit",

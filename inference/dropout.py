@@ -5,7 +5,7 @@ times ("inverted" dropout), so that E_q[θ] are the weights, and that inputs are
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, ClassVar, Self
 
 import torch
@@ -29,37 +29,37 @@ from bayes_mbrl.inference.optimise import FitInfo, finished, minibatches, minimi
 
 @dataclasses.dataclass(frozen=True)
 class DropoutPosterior(Posterior):
-    """θ = weights · mask / (1 − rate): a hidden unit is dropped with probability `rate`, with all weights it feeds."""
+    """θ = weights · mask / (1 − rate): a hidden unit is dropped with a probability, with all weights it feeds."""
 
     kind: ClassVar[str] = "mc-dropout"
 
     weights: Theta
     """Means by name, in the shape of the parameter."""
-    masked: frozenset[str]
-    """Names of the weights [D, O] whose rows, the units that feed the layer, are dropped."""
-    rate: float
-    """Probability that a unit is dropped."""
+    rates: Mapping[str, float]
+    """By the names of the weights [D, O] whose rows, the units that feed the layer, are dropped: how probably."""
 
     def sample(self, n: int, *, generator: torch.Generator) -> Theta:
         """n masks, each one θ for as long as it is used: {name: [n, ...]}."""
         theta = {}
         for name, weight in self.weights.items():
             theta[name] = weight.expand(n, *weight.shape).clone()
-            if name in self.masked:
-                theta[name] *= _mask(weight.new_empty(n, len(weight), 1), self.rate, generator)
+            if name in self.rates:
+                theta[name] *= _mask(weight.new_empty(n, len(weight), 1), self.rates[name], generator)
         return theta
 
     def tensors(self) -> dict[str, Tensor]:
-        """`rate`, and `masked/<name>` or `unmasked/<name>` for each parameter."""
-        named = {f"{'masked' if name in self.masked else 'unmasked'}/{name}": t for name, t in self.weights.items()}
-        return {"rate": torch.tensor(self.rate, dtype=torch.float64), **named}
+        """`weight/<name>` for each parameter and `rate/<name>` for those that are masked."""
+        rates = {f"rate/{name}": torch.tensor(rate, dtype=torch.float64) for name, rate in self.rates.items()}
+        return {**{f"weight/{name}": tensor for name, tensor in self.weights.items()}, **rates}
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Self:
         """The inverse of `tensors`."""
-        named = {tuple(key.split("/", 1)): tensor for key, tensor in tensors.items() if key != "rate"}
-        masked = frozenset(name for part, name in named if part == "masked")
-        return cls({name: tensor for (_, name), tensor in named.items()}, masked, float(tensors["rate"]))
+        parts: dict[str, Theta] = {"weight": {}, "rate": {}}
+        for key, tensor in tensors.items():
+            part, name = key.split("/", 1)
+            parts[part][name] = tensor
+        return cls(parts["weight"], {name: float(rate) for name, rate in parts["rate"].items()})
 
 
 @check_settings
@@ -86,48 +86,56 @@ def fit(
     DivergedFitError when the fit diverges.
     """
     check_regression_data(model, x, y)
-    masked = model.hidden_weights
-    require((bool(masked), "dropout needs hidden units to drop and the model has none: give it a hidden layer"))
     prior = normal_prior(model)
-    if warm_start is None:
-        start = {name: value[0] for name, value in model.initial(1, generator=generator).items()}
-    else:
-        start = warm_start_as(DropoutPosterior, warm_start, model).weights
-    weights = {name: value.clone().requires_grad_() for name, value in start.items()}
+    weights = initial_weights(model, warm_start, generator)
+    rates = dict.fromkeys(sorted(model.hidden_weights), rate)
     rows = minibatches(len(x), batch_size, generator=generator)
 
     def loss(step: int) -> Tensor:
         batch = next(rows)
         theta: dict[str, Parameter] = {
-            name: MaskedWeight(value, rate, generator) if name in masked else value for name, value in weights.items()
+            **weights,
+            **{
+                name: MaskedWeight(weights[name], lambda x: _mask(torch.empty_like(x), rate, generator))
+                for name in rates
+            },
         }
         log_likelihood = len(x) / len(batch) * model.log_likelihood(theta, x[batch], y[batch]).sum()
-        return kl_weight * _cross_entropy(weights, prior, masked, rate) - log_likelihood
+        return kl_weight * cross_entropy(weights, prior, rates) - log_likelihood
 
     info = minimise(loss, list(weights.values()), num_steps=num_steps, learning_rate=learning_rate)
-    return finished(DropoutPosterior({name: value.detach() for name, value in weights.items()}, masked, rate), info)
+    return finished(DropoutPosterior({name: value.detach() for name, value in weights.items()}, rates), info)
+
+
+def initial_weights(model: Model, warm_start: Posterior | None, generator: torch.Generator) -> Theta:
+    """Leaf tensors by name: those of the last fit, or the model's initial ones.
+
+    Raises ValueError for a model without hidden units.
+    """
+    need = "dropout needs hidden units to drop and the model has none: give it a hidden layer"
+    require((bool(model.hidden_weights), need))
+    if warm_start is None:
+        start = {name: value[0] for name, value in model.initial(1, generator=generator).items()}
+    else:
+        start = dict(warm_start_as(DropoutPosterior, warm_start, model).weights)
+    return {name: value.clone().requires_grad_() for name, value in start.items()}
 
 
 class MaskedWeight(RandomWeight):
     """A weight whose rows are dropped by another mask for every datum, by dropping the layer's inputs."""
 
-    def __init__(self, weight: Tensor, rate: float, generator: torch.Generator) -> None:
+    def __init__(self, weight: Tensor, draw_mask: Callable[[Tensor], Tensor]) -> None:
+        """draw_mask: inputs [..., N, D] → factors of the same shape with mean 1."""
         self.weight = weight
-        self.rate = rate
-        self.generator = generator
+        self.draw_mask = draw_mask
 
     def affine(self, x: Tensor, bias: Parameter) -> Tensor:
-        """(x · mask / (1 − rate)) W + b."""
+        """(x · mask) W + b."""
         assert isinstance(bias, Tensor), "dropout masks no biases"
-        return torch.addmm(bias, x * _mask(torch.empty_like(x), self.rate, self.generator), self.weight)
+        return torch.addmm(bias, x * self.draw_mask(x), self.weight)
 
 
-def _mask(out: Tensor, rate: float, generator: torch.Generator) -> Tensor:
-    """0 with probability `rate`, else 1 / (1 − rate), written into `out`."""
-    return out.bernoulli_(1 - rate, generator=generator).div_(1 - rate)
-
-
-def _cross_entropy(weights: Theta, prior: Mapping[str, Normal], masked: frozenset[str], rate: float) -> Tensor:
+def cross_entropy(weights: Theta, prior: Mapping[str, Normal], rates: Mapping[str, float | Tensor]) -> Tensor:
     """−E_q[log p(θ)] but for its constant: Σ E_q[(θ − loc)²] / (2 scale²), where masks add w² rate / (1 − rate).
 
     With a prior mean of 0 this is Gal & Ghahramani's (1 − rate) ‖M‖² / (2 scale²), M = weights / (1 − rate).
@@ -135,7 +143,12 @@ def _cross_entropy(weights: Theta, prior: Mapping[str, Normal], masked: frozense
     total = torch.zeros(())
     for name, weight in weights.items():
         second_moment = (weight - prior[name].loc) ** 2
-        if name in masked:
-            second_moment = second_moment + weight**2 * (rate / (1 - rate))
+        if name in rates:
+            second_moment = second_moment + weight**2 * (rates[name] / (1 - rates[name]))
         total = total + (second_moment / (2 * prior[name].variance)).sum()
     return total
+
+
+def _mask(out: Tensor, rate: float, generator: torch.Generator) -> Tensor:
+    """0 with probability `rate`, else 1 / (1 − rate), written into `out`."""
+    return out.bernoulli_(1 - rate, generator=generator).div_(1 - rate)

@@ -1,7 +1,8 @@
 """(1/E) Σ_e δ(θ_e): a bootstrap ensemble, E networks that differ by their data, their start and their order of data.
 
 Source: Lakshminarayanan et al. (2017), algorithm 1 (without adversarial examples; they resample nothing); resampled
-data: Chua et al. (2018), section 4. All members are trained in one batched pass.
+data: Chua et al. (2018), section 4; randomised priors: Osband, Aslanides & Cassirer (2018), lemma 3, in the weights as
+Pearce et al. (2020), eq. 10, have them. All members are trained in one batched pass.
 """
 
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from typing import Annotated
 import torch
 from annotated_types import Ge, Gt
 from torch import Tensor
+from torch.distributions import Distribution, Normal
 
 from bayes_mbrl.inference.base import (
     Model,
@@ -18,6 +20,7 @@ from bayes_mbrl.inference.base import (
     check_regression_data,
     check_settings,
     log_prior,
+    normal_prior,
     require,
     warm_start_as,
 )
@@ -36,6 +39,7 @@ def fit(
     num_members: Annotated[int, Gt(0)] = 5,
     resample: bool = True,
     prior_weight: Annotated[float, Ge(0)] = 1.0,
+    randomised_prior: bool = False,
     num_steps: Annotated[int, Gt(0)] = 2000,
     batch_size: Annotated[int, Gt(0)] = 256,
     learning_rate: Annotated[float, Gt(0)] = 1e-2,
@@ -47,15 +51,19 @@ def fit(
     maximum a posteriori; the prior counts once for the whole data set. The members do not depend on their number: E
     successive fits of one member with the same generator give the same ensemble. The info's losses are [steps, E].
 
-    Raises ValueError for settings or data out of bounds or a warm start of another size, DivergedFitError when the
-    fit diverges.
+    With `randomised_prior`, each member's prior is centred on a draw of the prior instead of the prior's mean: where
+    the data say nothing, members differ as much as the prior does. On a linear model with known noise, posterior
+    covariance Σ and prior precision Λ, they scatter by Σ Λ Σ; resampling adds about the rest of Σ.
+
+    Raises ValueError for settings or data out of bounds, a warm start of another size or a prior that is not normal
+    with `randomised_prior`; DivergedFitError when the fit diverges.
     """
     check_regression_data(model, x, y)
     generators = [_spawn(generator) for _ in range(num_members)]
     theta = _initial_members(model, warm_start, generators)
     data = torch.stack([_data_of_member(len(x), resample, member) for member in generators])
     orders = [minibatches(len(x), batch_size, generator=member) for member in generators]
-    prior = model.prior()
+    prior = _randomised_prior(model, generators) if randomised_prior else model.prior()
 
     def loss(step: int) -> Tensor:
         rows = data.gather(1, torch.stack([next(order) for order in orders]))
@@ -87,6 +95,19 @@ def _initial_members(model: Model, warm_start: Posterior | None, generators: lis
         )
         start = last.draws
     return {name: value.clone().requires_grad_() for name, value in start.items()}
+
+
+def _randomised_prior(model: Model, generators: list[torch.Generator]) -> dict[str, Distribution]:
+    """The prior about a draw of itself for each member: normals with loc [E, ...]."""
+    return {
+        name: Normal(
+            torch.stack(
+                [torch.addcmul(p.loc, p.scale, torch.empty_like(p.loc).normal_(generator=g)) for g in generators]
+            ),
+            p.scale,
+        )
+        for name, p in normal_prior(model).items()
+    }
 
 
 def _data_of_member(num_data: int, resample: bool, generator: torch.Generator) -> Tensor:

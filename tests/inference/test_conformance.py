@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 import bayes_mbrl.inference
-from bayes_mbrl.inference import dropout, ensemble, exact_linear, laplace, nuts, point, svi
+from bayes_mbrl.inference import concrete_dropout, dropout, ensemble, exact_linear, laplace, low_rank, nuts, point, svi
 from bayes_mbrl.inference.base import Model, Posterior, Theta, load_posterior, parameter_shapes, save_posterior
 from bayes_mbrl.inference.network import BayesianNetwork
 
@@ -45,6 +45,10 @@ CASES = {
     "ensemble": Case(ensemble, {**SHORT, "num_members": 3}),
     "mean-field": Case(svi, {**SHORT, "num_particles": 2}, {"noise": "homoscedastic"}),
     "mc-dropout": Case(dropout, {**SHORT, "rate": 0.3}, {"noise": "homoscedastic"}),
+    "ensemble-randomised": Case(ensemble, {**SHORT, "num_members": 3, "randomised_prior": True}),
+    "flipout": Case(svi, {**SHORT, "gradient": "flipout"}, {"prior_scale_log_std": 0.5}),
+    "low-rank": Case(low_rank, {**SHORT, "rank": 3}, {"noise": "homoscedastic"}),
+    "concrete-dropout": Case(concrete_dropout, SHORT, {"likelihood": "student-t"}),
     "laplace": Case(laplace, SHORT),
     "laplace-all": Case(laplace, {**SHORT, "subset": "all"}, {"noise": "homoscedastic"}),
     "exact-linear": Case(exact_linear, {}, {"hidden": (), "noise": "fixed"}),

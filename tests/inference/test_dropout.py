@@ -3,6 +3,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from held_first_layer import HeldFirstLayer
 from torch import Tensor
 
 from bayes_mbrl.inference import dropout
@@ -17,7 +18,7 @@ RATE = 0.3
 def with_random_weights(model: BayesianNetwork, generator: torch.Generator, rate: float = RATE) -> DropoutPosterior:
     weights = {name: value[0] for name, value in model.initial(1, generator=generator).items()}
     weights = {name: value + 0.1 for name, value in weights.items()}  # no zeros: masks must show
-    return DropoutPosterior(weights, model.hidden_weights, rate)
+    return DropoutPosterior(weights, dict.fromkeys(model.hidden_weights, rate))
 
 
 def test_masks_drop_whole_units_at_the_rate(network_problem: Problem, generator: torch.Generator) -> None:
@@ -60,7 +61,11 @@ def test_masked_weight_is_unbiased_with_a_mask_for_each_datum(generator: torch.G
     bias = torch.randn(3, generator=generator, dtype=torch.float64).requires_grad_()
     row = torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=torch.float64)
     n = 40_000
-    out = dropout.MaskedWeight(weight, RATE, generator).affine(row.expand(n, 4), bias)
+
+    def draw_mask(x: Tensor) -> Tensor:
+        return dropout._mask(torch.empty_like(x), RATE, generator)
+
+    out = dropout.MaskedWeight(weight, draw_mask).affine(row.expand(n, 4), bias)
     std = (RATE / (1 - RATE) * row**2 @ weight.detach() ** 2).sqrt()
     assert ((out.mean(0) - (row @ weight + bias)).abs() < 5 * std / math.sqrt(n)).all()
     torch.testing.assert_close(out.std(0), std, rtol=0.05, atol=0)
@@ -79,7 +84,7 @@ def test_cross_entropy_against_monte_carlo(network_problem: Problem, generator: 
     exact, estimate, variance = [], [], 0.0
     for _ in range(2):
         posterior = with_random_weights(model, generator)
-        exact.append(float(dropout._cross_entropy(posterior.weights, prior, posterior.masked, RATE)))
+        exact.append(float(dropout.cross_entropy(posterior.weights, prior, posterior.rates)))
         values = -log_prior(model.prior(), posterior.sample(20_000, generator=generator))
         estimate.append(float(values.mean()))
         variance += float(values.var()) / len(values)
@@ -115,26 +120,3 @@ def test_hidden_units_are_needed(network_problem: Problem, generator: torch.Gene
 def test_rate_is_below_one(network_problem: Problem, generator: torch.Generator) -> None:
     with pytest.raises(ValueError, match="need rate < 1, got 1"):
         dropout.fit(*network_problem(), generator=generator, rate=1)
-
-
-class HeldFirstLayer(BayesianNetwork):
-    """A single affine layer whose inputs count as hidden units, so that its optimum is known."""
-
-    def __init__(self, width: int, noise_std: float) -> None:
-        super().__init__(width, 1, hidden=(), noise="fixed", noise_std=noise_std, dtype=torch.float64)
-
-    @property
-    def hidden_weights(self) -> frozenset[str]:
-        return frozenset({"weight"})
-
-    def prior(self) -> dict[str, torch.distributions.Distribution]:
-        return {"weight": self._normal(1.0, self.layer_sizes[0], 1)}
-
-    def initial(self, n: int, *, generator: torch.Generator) -> dict[str, Tensor]:
-        return {"weight": torch.zeros(n, self.layer_sizes[0], 1, dtype=self.dtype)}
-
-    def log_likelihood(self, theta, x, y):  # type: ignore[no-untyped-def]
-        weight = theta["weight"]
-        bias = torch.zeros(1, dtype=self.dtype)
-        mean = weight.affine(x, bias) if isinstance(weight, dropout.MaskedWeight) else x @ weight
-        return torch.distributions.Normal(mean, self.noise_std).log_prob(y).sum(-1)

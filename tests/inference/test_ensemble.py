@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from bayes_mbrl.inference import ensemble, exact_linear
+from bayes_mbrl.inference.draws import DrawsPosterior
 from bayes_mbrl.inference.network import BayesianNetwork
 
 Problem = Callable[..., tuple[BayesianNetwork, Tensor, Tensor]]
@@ -76,3 +77,49 @@ def test_warm_start_needs_as_many_members(network_problem: Problem, generator: t
     last, _ = ensemble.fit(model, x, y, generator=generator, num_members=3, num_steps=1)
     with pytest.raises(ValueError, match="as many members as num_members, got 3 and 5"):
         ensemble.fit(model, x, y, generator=generator, warm_start=last)
+
+
+def _moments(posterior: DrawsPosterior) -> tuple[Tensor, Tensor]:
+    members = torch.cat([posterior.draws["weight_0"].flatten(1), posterior.draws["bias_0"]], 1)
+    return members.mean(0), torch.cov(members.T)
+
+
+def test_randomised_priors_scatter_as_theory_says(linear_problem: Problem, generator: torch.Generator) -> None:
+    """Shared data: mean of the exact posterior, covariance Σ Λ Σ. Without them all members are one point."""
+    model, x, y = linear_problem(12, 3)
+    exact, _ = exact_linear.fit(model, x, y, generator=generator)
+    covariance = exact.factor @ exact.factor.T
+    prior = model.prior()
+    precision = torch.cat([prior["weight_0"].stddev.flatten(), prior["bias_0"].stddev]) ** -2
+    expected = covariance @ precision.diag() @ covariance
+    num_members = 400
+    settings = {"num_members": num_members, "resample": False, "num_steps": 300, "learning_rate": 0.05}
+    posterior, _ = ensemble.fit(model, x, y, generator=generator, randomised_prior=True, **settings)
+    mean, got = _moments(posterior)
+    errors = (torch.outer(expected.diagonal(), expected.diagonal()) + expected**2).div(num_members).sqrt()
+    assert ((got - expected).abs() < 5 * errors).all()
+    assert ((mean - exact.mean[:, 0]).abs() < 5 * (expected.diagonal() / num_members).sqrt() + 1e-3).all()
+    _, alike = _moments(ensemble.fit(model, x, y, generator=generator, **settings)[0])
+    assert alike.abs().max() < 0.01 * got.abs().max()
+
+
+def test_randomised_priors_on_resampled_data_are_almost_exact(
+    linear_problem: Problem, generator: torch.Generator
+) -> None:
+    """Σ Λ Σ of the priors and the bootstrap's Σ (XᵀX / noise²) Σ together are Σ."""
+    model, x, y = linear_problem(300, 3)
+    exact, _ = exact_linear.fit(model, x, y, generator=generator)
+    covariance = exact.factor @ exact.factor.T
+    posterior, _ = ensemble.fit(
+        model,
+        x,
+        y,
+        generator=generator,
+        randomised_prior=True,
+        num_members=200,
+        num_steps=400,
+        learning_rate=0.05,
+        batch_size=300,
+    )
+    _, got = _moments(posterior)
+    assert (got - covariance).norm() < 0.25 * covariance.norm()
