@@ -35,8 +35,9 @@ MAX_ACTION, MAX_SPEED = 2.0, 8.0
 def pendulum_step(p: Mapping[str, Any], state: Sequence[Any], action: Sequence[Any], lib: ModuleType) -> list[Any]:
     """One step; the angle turns by dt · θ̇, which needs no arc tangent."""
     cos, sin, speed = state
+    (motor,) = action
     pull = 1.5 * GRAVITY / p["length"] * sin
-    push = p["gain_per_inertia"] * lib.clip(action[0], -MAX_ACTION, MAX_ACTION)
+    push = p["gain_per_inertia"] * lib.clip(motor, -MAX_ACTION, MAX_ACTION)
     acceleration = pull + push - p["friction_per_inertia"] * speed
     speed = lib.clip(speed + TIME_STEP * acceleration, -MAX_SPEED, MAX_SPEED)
     turn_cos, turn_sin = lib.cos(TIME_STEP * speed), lib.sin(TIME_STEP * speed)

@@ -83,7 +83,7 @@ class PhysicsDynamics(Dynamics):
         self.termination = system.termination
         self._scale = torch.tensor(scale, dtype=dtype, device=device)
         self.model: ParametricRegression = ParametricRegression(
-            _scaled_change(system.step, tuple(scale)),
+            _ScaledChange(system.step, tuple(scale)),
             system.priors,
             derived=system.derived,
             input_dim=len(scale) + action_dim,
@@ -223,14 +223,20 @@ def _columns(values: Tensor) -> tuple[Tensor, ...]:
     return tuple(column.contiguous() for column in values.unbind(-1))
 
 
-def _scaled_change(step: StepFunction, scale: tuple[float, ...]) -> Callable[..., Any]:
-    """(parameters, x = (s, a) [..., N, S + A], library) → (step − s) / scale [..., N, S], as a `MeanFunction`."""
+@dataclasses.dataclass(frozen=True)
+class _ScaledChange:
+    """(parameters, x = (s, a) [..., N, S + A], library) → (step − s) / scale [..., N, S]: a `MeanFunction`.
 
-    def change(p: Mapping[str, Any], x: Any, lib: ModuleType) -> Any:
+    Equal ones are the same function, so that what NUTS compiled for one serves the other.
+    """
+
+    step: StepFunction
+    scale: tuple[float, ...]
+
+    def __call__(self, p: Mapping[str, Any], x: Any, lib: ModuleType) -> Any:
         shape = lib.broadcast_shapes(x.shape[:-1], *(value.shape for value in p.values()))
         columns = [lib.broadcast_to(x[..., d], shape) for d in range(x.shape[-1])]
-        state, action = columns[: len(scale)], columns[len(scale) :]
-        following = step(p, state, action, lib)
-        return lib.stack([(b - a) / s for a, b, s in zip(state, following, scale, strict=True)], -1)
-
-    return change
+        state, action = columns[: len(self.scale)], columns[len(self.scale) :]
+        following = self.step(p, state, action, lib)
+        change = [(after - before) / unit for before, after, unit in zip(state, following, self.scale, strict=True)]
+        return lib.stack(change, -1)
