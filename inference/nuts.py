@@ -23,6 +23,7 @@ from bayes_mbrl.inference.base import (
     check_settings,
     log_prior,
     normal_prior,
+    require,
     warm_start_as,
 )
 from bayes_mbrl.inference.draws import DrawsPosterior
@@ -107,13 +108,21 @@ def fit(
     declared, vector = numpyro_model(model), ParameterVector.of(model)
     prior = vector.join_normal(normal_prior(model))
     start, variance = _start(model, x, y, warm_start, num_chains, num_variational_steps, generator)
+    log_joint = log_prior({"theta": prior}, {"theta": start})
+    log_joint = log_joint + model.log_likelihood(vector.split(start), x, y).sum(-1)
+    require(
+        (
+            bool(log_joint.isfinite().all()),
+            f"need a finite log joint where the chains start, got {log_joint.tolist()}: raise num_variational_steps "
+            "or give another warm_start",
+        )
+    )
     chains, step_size = sample_chains(
         declared,
         (prior.loc, prior.scale, x, y),
         start,
         variance,
-        log_joint=log_prior({"theta": prior}, {"theta": start})
-        + model.log_likelihood(vector.split(start), x, y).sum(-1),
+        log_joint=log_joint,
         num_draws=num_draws,
         settings=Settings(num_warmup, target_acceptance, max_tree_depth, dense_mass),
         generator=generator,
@@ -164,7 +173,9 @@ def _mean_field(model: Model, x: Tensor, y: Tensor, num_steps: int, generator: t
 
 def _vectors(model: Model, theta: Theta) -> Tensor:
     """{name: [n, ...]} → [n, P]."""
-    return torch.cat([theta[name].flatten(1) for name in ParameterVector.of(model).shapes], -1)
+    return torch.cat(
+        [theta[name].flatten().view(len(theta[name]), -1) for name in ParameterVector.of(model).shapes], -1
+    )
 
 
 def _warn_of_divergences(info: NutsInfo, target_acceptance: float) -> None:
