@@ -148,6 +148,12 @@ POSTERIORS = Table(
             ("bayes_mbrl.inference.laplace:LaplacePosterior",),
             defaults={"dynamics": {"hidden": [50, 50]}},
         ),
+        "sghmc": Row(
+            "chains of stochastic-gradient Hamiltonian Monte Carlo, K of them in one batched pass",
+            "bayes_mbrl.inference.sghmc:fit",
+            ("bayes_mbrl.inference.draws:DrawsPosterior",),
+            defaults={"dynamics": {"hidden": [50, 50]}},
+        ),
         "exact-linear": Row(
             "the exact posterior of Bayesian linear regression, in closed form; needs dynamics linear",
             "bayes_mbrl.inference.exact_linear:fit",

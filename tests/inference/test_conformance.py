@@ -16,7 +16,18 @@ import torch
 from torch import Tensor
 
 import bayes_mbrl.inference
-from bayes_mbrl.inference import concrete_dropout, dropout, ensemble, exact_linear, laplace, low_rank, nuts, point, svi
+from bayes_mbrl.inference import (
+    concrete_dropout,
+    dropout,
+    ensemble,
+    exact_linear,
+    laplace,
+    low_rank,
+    nuts,
+    point,
+    sghmc,
+    svi,
+)
 from bayes_mbrl.inference.base import Model, Posterior, Theta, load_posterior, parameter_shapes, save_posterior
 from bayes_mbrl.inference.network import BayesianNetwork
 
@@ -51,6 +62,7 @@ CASES = {
     "concrete-dropout": Case(concrete_dropout, SHORT, {"likelihood": "student-t"}),
     "laplace": Case(laplace, SHORT),
     "laplace-all": Case(laplace, {**SHORT, "subset": "all"}, {"noise": "homoscedastic"}),
+    "sghmc": Case(sghmc, {"num_steps": 8, "batch_size": 10, "num_chains": 3, "num_draws": 2}),
     "exact-linear": Case(exact_linear, {}, {"hidden": (), "noise": "fixed"}),
     "nuts": Case(nuts, SHORT_CHAINS, {"noise": "homoscedastic"}),
 }
@@ -156,7 +168,7 @@ def test_warm_start(case: Case, problem: tuple[BayesianNetwork, Tensor, Tensor])
     again, _ = case.fit(*problem, seed=4, warm_start=last, **still)
     for name, value in before.items():
         assert torch.equal(value, last.tensors()[name])
-        if case.module is not nuts:  # chains move on
+        if case.module not in (nuts, sghmc):  # chains move on
             torch.testing.assert_close(again.tensors()[name], value)
 
 
@@ -170,7 +182,9 @@ def test_warm_start_of_another_model_is_refused(
     with pytest.raises(ValueError, match=r"warm_start and model differ in the shapes of bias_1, weight_1, weight_2"):
         case.fit(model, x, y, seed=3, warm_start=last)
     other = exact_linear.ExactLinearPosterior(torch.zeros(2, 1), torch.eye(2))
-    of_another_kind = "differ in the shapes" if case.module is nuts else "as warm_start, got a ExactLinearPosterior"
+    of_another_kind = (
+        "differ in the shapes" if case.module in (nuts, sghmc) else "as warm_start, got a ExactLinearPosterior"
+    )
     with pytest.raises(ValueError, match=of_another_kind):
         case.fit(model, x, y, seed=3, warm_start=other)
 
