@@ -75,20 +75,32 @@ def as_pyro_program(model: Model) -> Callable[[Tensor, Tensor], None]:
     return program
 
 
-class _UndrawnNormal(dist.Normal):
+class _Undrawn:
     """A normal of which only the KL is asked: its mean stands for a draw, and its density, unused, is not computed."""
 
-    def rsample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = ()) -> Tensor:
+    loc: Tensor
+
+    def rsample(self, sample_shape: object = ()) -> Tensor:
         return self.loc
 
     def log_prob(self, value: Tensor) -> Tensor:
-        return self.loc.new_zeros(self.loc.shape[:1])
+        return self.loc.new_zeros(())
+
+
+class _UndrawnNormal(_Undrawn, dist.Normal):
+    def to_event(self, reinterpreted_batch_ndims: int | None = None) -> dist.TorchDistribution:
+        return self
+
+
+class _UndrawnLowRank(_Undrawn, dist.LowRankMultivariateNormal):
+    pass
 
 
 def _as_pyro(distribution: Distribution, drawn: bool = True) -> dist.TorchDistribution:
     """The same distribution as Pyro's class, all its axes one event."""
     if isinstance(distribution, LowRankMultivariateNormal):
-        return dist.LowRankMultivariateNormal(distribution.loc, distribution.cov_factor, distribution.cov_diag)
+        low_rank = dist.LowRankMultivariateNormal if drawn else _UndrawnLowRank
+        return low_rank(distribution.loc, distribution.cov_factor, distribution.cov_diag)
     assert isinstance(distribution, Normal)
     normal = (dist.Normal if drawn else _UndrawnNormal)(distribution.loc, distribution.scale)
     return cast(dist.TorchDistribution, normal.to_event(distribution.loc.ndim))  # type: ignore[no-untyped-call]
