@@ -187,7 +187,6 @@ DYNAMICS = Table(
                 "posterior": {
                     "kl_weight": 1.0,
                     "prior_weight": 1.0,
-                    "num_steps": 1000,
                     "learning_rate": 0.1,
                     "num_particles": 4,
                     "average_last": 0.25,
