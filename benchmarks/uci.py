@@ -11,11 +11,13 @@ data are no part of the project: `--data` is a folder with `<set>.npz` files of 
 [splits, N].
 
 No recipe has seen a test part of its split: `--validation` takes the training rows alone, fits on 80 % of them and
-scores the others. On splits 0-2 of the three sets that decided between relu, tanh and silu, prior scales of 1 to 4,
-learning rates of 0.003 to 0.03 and 1,500 to 7,000 steps, always for all sets together. What mattered: mean field has to
-converge (learning rate 0.03, prior scale 2); tanh and silu explained the steep end of yacht as noise (RMSE 10 with
-dropout and ensembles), relu did not; dropout's rate, 0.03 of 0.01, 0.03 and 0.1. The KL and the prior count once. With `--output` every result is a line of JSON, written when it is there; a run that starts again
-with the same file goes on where the last one ended. A line holds its recipe, and one by another recipe is left out.
+scores the others. On splits 0-2 of the three sets that decided, for all sets together, between relu, tanh and silu,
+prior scales of 1 to 4, learning rates of 0.003 to 0.03, 1,500 to 7,000 steps and dropout rates of 0.01 to 0.1. What
+mattered: mean field has to converge (learning rate 0.03, prior scale 2), and with tanh, ensembles and dropout explained
+the steep end of yacht as noise (RMSE 10), with relu they did not. KL and prior count once (weight 1).
+
+With `--output` every result is a line of JSON, written when it is there; a run that starts again with the same file
+goes on where the last one ended. A line holds its recipe, and one by another recipe is left out.
 """
 
 import argparse
