@@ -34,11 +34,15 @@ from bayes_mbrl.inference.draws import DrawsPosterior
 from bayes_mbrl.inference.optimise import DivergedFitError, FitInfo, minibatches
 from bayes_mbrl.inference.parameter_vector import ParameterVector
 
+_NUM_TUNINGS = 4
+"""Times that burn-in tunes the step anew, where the chains are by then; after the last time it stays."""
 _NUM_PROBES = 10
 """Products with the Hessian for the norms of its rows, for its largest eigenvalue, and gradients for their variance."""
 _HEAT = 1.0
 """Variance that a minibatch's noise may give the momentum in a step, in units of what friction takes away."""
-_TOO_HOT = 100.0
+_FASTEST = 4.0
+"""Momentum that burn-in allows, in units of its std."""
+_TOO_HOT = 1e4
 """Mean square momentum, in units of its expectation, at which a sampling chain has left the target for good."""
 
 
@@ -80,10 +84,10 @@ def fit(
     maximum (Adam at `learning_rate`: new data can make the last draws improbable), a share `burn_in` is thrown away,
     and of the rest at most `num_draws` states of each chain are kept, evenly spaced.
 
-    `step_size` is in units of the stiffest direction's inverse frequency, estimated where burn-in begins and in its
-    middle: from 2 on, no step is stable. Where minibatches would heat the chains, the step is shorter than that, and
-    the chains get on slowly: a larger batch mends it. `friction` is the share of the momentum that a step takes away:
-    the less, the further a chain goes before it turns.
+    `step_size` is in units of the stiffest direction's inverse frequency, estimated anew at every quarter of the
+    burn-in and then fixed: from 2 on, no step is stable. Where minibatches would heat the chains, the step is shorter
+    than that, and the chains get on slowly: a larger batch mends it. `friction` is the share of the momentum that a
+    step takes away: the less, the further a chain goes before it turns.
 
     Raises ValueError for settings or data out of bounds, DivergedFitError, with the draws until then, when a chain
     diverges.
@@ -111,17 +115,17 @@ def fit(
         )
     theta = start.draws if start else model.initial(num_chains, generator=generator)
     target = _Target(model, x, y, num_chains, batch_size, generator)
-    position = torch.cat([theta[name].flatten(1) for name in target.layout.shapes], 1)
+    position = torch.cat([theta[name].reshape(num_chains, -1) for name in target.layout.shapes], 1)
     chains = _Chains(target, position, step_size, friction, generator)
     try:
-        chains.run(num_burning // 2)
-        chains.tune()
-        chains.run(num_burning - num_burning // 2)
-        chains.run(num_sampling, keep_every=max(1, num_sampling // num_draws))
+        for part in range(_NUM_TUNINGS):
+            chains.run(num_burning * (part + 1) // _NUM_TUNINGS - num_burning * part // _NUM_TUNINGS)
+            chains.tune()
+        chains.run(num_sampling, keep_every=math.ceil(num_sampling / num_draws))
     except FloatingPointError as error:
-        message = f"{error} of {num_burning + num_sampling}: lower step_size, got {step_size}, or raise batch_size"
-        raise DivergedFitError(*chains.result(num_draws, message)) from error
-    return chains.result(num_draws)
+        message = f"{error} of {num_burning + num_sampling}: lower step_size, got {step_size}, or burn in longer"
+        raise DivergedFitError(*chains.result(message)) from error
+    return chains.result()
 
 
 class _Target:
@@ -202,6 +206,8 @@ class _Chains:
             sound = loss.isfinite() & kinetic.isfinite()
             if keep_every:
                 sound &= kinetic < _TOO_HOT
+            else:
+                momentum = momentum.clamp(-_FASTEST, _FASTEST)  # an improbable start would fling the chain away
             if not bool(sound.all()):
                 bad = ", ".join(str(chain) for chain in (~sound).nonzero().flatten().tolist())
                 raise FloatingPointError(f"chain {bad} diverged at step {len(self._losses)}")
@@ -212,9 +218,9 @@ class _Chains:
                 if step % keep_every == 0:
                     self._draws.append(position)
 
-    def result(self, num_draws: int, divergence: str | None = None) -> tuple[DrawsPosterior, ChainsInfo]:
-        """The last `num_draws` draws; where a chain diverged, all until then, or else where the chains were."""
-        draws = self._target.layout.split(torch.stack(self._draws[-num_draws:] or [self._position], 1))
+    def result(self, divergence: str | None = None) -> tuple[DrawsPosterior, ChainsInfo]:
+        """The draws; where a chain diverged, those until then, or else where the chains were."""
+        draws = self._target.layout.split(torch.stack(self._draws or [self._position], 1))
         info = ChainsInfo(
             torch.stack(self._losses) if self._losses else self._position.new_empty(0, len(self._position)),
             divergence,

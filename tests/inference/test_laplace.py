@@ -155,7 +155,7 @@ def _prior_draw(model: Model, generator: torch.Generator) -> dict[str, Tensor]:
 def test_a_positive_parameter_is_normal_in_its_logarithm(generator: torch.Generator) -> None:
     """y = gain · x with little noise: log gain has the information Σ (gain x)² / std², plus the prior's."""
     model = ParametricRegression(
-        lambda p, x, lib: p["gain"] * x[..., :1],
+        lambda p, x, lib: lib.stack([p["gain"] * x[..., 0]], -1),
         {"gain": lognormal_prior(1.0, 3.0)},
         input_dim=1,
         output_dim=1,
