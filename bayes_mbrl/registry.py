@@ -154,6 +154,14 @@ POSTERIORS = Table(
             ("bayes_mbrl.inference.draws:DrawsPosterior",),
             defaults={"dynamics": {"hidden": [50, 50]}},
         ),
+        "nuts": Row(
+            "draws from the posterior itself by NumPyro's no-U-turn sampler: the reference, for small networks",
+            "bayes_mbrl.inference.nuts:fit",
+            ("bayes_mbrl.inference.draws:DrawsPosterior",),
+            # About a minute on the first 200 transitions of Pendulum-v1, ten seconds of it for compiling.
+            settings={"num_warmup": 200, "num_draws": 100},
+            defaults={"dynamics": {"hidden": [16]}},
+        ),
         "exact-linear": Row(
             "the exact posterior of Bayesian linear regression, in closed form; needs dynamics linear",
             "bayes_mbrl.inference.exact_linear:fit",

@@ -6,10 +6,13 @@ All latents are real, so no Jacobian is involved.
 Axes: N data, D inputs, O outputs, P entries of all parameters together.
 """
 
+import contextlib
 import dataclasses
 import warnings
+from collections.abc import Iterator
 from typing import Annotated
 
+import numpy as np
 import torch
 from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor
@@ -27,10 +30,21 @@ from bayes_mbrl.inference.base import (
     warm_start_as,
 )
 from bayes_mbrl.inference.draws import DrawsPosterior
-from bayes_mbrl.inference.numpyro_models import numpyro_model
-from bayes_mbrl.inference.numpyro_sampler import Settings, sample_chains
 from bayes_mbrl.inference.optimise import DivergedFitError
 from bayes_mbrl.inference.parameter_vector import ParameterVector
+
+
+@contextlib.contextmanager
+def _numpy_state_kept() -> Iterator[None]:
+    """JAX draws from NumPy's global random state when it is imported (its _src/clusters/k8s_cluster.py)."""
+    state = np.random.get_state()  # noqa: NPY002
+    yield
+    np.random.set_state(state)  # noqa: NPY002
+
+
+with _numpy_state_kept():
+    from bayes_mbrl.inference.numpyro_models import numpyro_model
+    from bayes_mbrl.inference.numpyro_sampler import Settings, sample_chains
 
 
 @dataclasses.dataclass(frozen=True)

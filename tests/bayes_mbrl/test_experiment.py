@@ -506,8 +506,14 @@ def test_a_run_that_has_learned_nothing_cannot_be_evaluated(
 
 
 @pytest.mark.usefixtures("no_artefacts")
+@pytest.mark.filterwarnings("ignore:.*draws diverged")
 @pytest.mark.parametrize(
-    ("section", "name"), [(section, name) for section, table in SECTIONS.items() for name in table.rows]
+    ("section", "name"),
+    [
+        pytest.param(section, name, marks=pytest.mark.slow if name == "nuts" else ())  # it compiles for seconds
+        for section, table in SECTIONS.items()
+        for name in table.rows
+    ],
 )
 def test_every_choice_does_a_run(tmp_path: pathlib.Path, section: str, name: str) -> None:
     more = {"distribution-sampling": ("rollout.num_noise=2",), "linear": ("posterior=exact-linear",)}.get(name, ())

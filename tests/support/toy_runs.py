@@ -21,6 +21,10 @@ TINY = (
 )  # fmt: skip
 TINY_CEM = ("planner=cem", "planner.num_elites=2", "planner.num_iterations=2")
 TINY_NETWORK = ("dynamics=network", "dynamics.hidden=[4]", "posterior.num_steps=6")
+TINY_NUTS = (
+    "dynamics.hidden=[4]", "posterior.num_chains=2", "posterior.num_warmup=8", "posterior.num_draws=4",
+    "posterior.max_tree_depth=4", "posterior.num_variational_steps=6",
+)  # fmt: skip
 
 
 class Recorder(Silent):
@@ -51,7 +55,9 @@ def overrides(*more: str) -> list[str]:
     chosen, result = _pairs(more), _pairs(TINY)
     if chosen.get("planner", "cem") == "cem":
         result |= _pairs(TINY_CEM)
-    if chosen.get("dynamics") == "physics":
+    if chosen.get("posterior") == "nuts":
+        result |= _pairs(TINY_NUTS)
+    elif chosen.get("dynamics") == "physics":
         result["posterior.num_steps"] = "6"
     elif chosen.get("posterior") != "exact-linear":
         result |= _pairs(TINY_NETWORK)
