@@ -9,9 +9,19 @@ from matplotlib import image, pyplot
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
+from matplotlib.patches import StepPatch
 from numpy.typing import NDArray
+from scipy import stats
 
-from bayes_mbrl.analysis.plots import Fan, LearningCurve, Shares, run_figure, save_figure
+from bayes_mbrl.analysis.plots import (
+    Fan,
+    LearningCurve,
+    ParameterDraws,
+    Shares,
+    parameters_figure,
+    run_figure,
+    save_figure,
+)
 
 K, M, H = 6, 3, 8
 
@@ -202,9 +212,62 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: pathlib.Path, monkeypatch:
     assert [file.name for file in tmp_path.iterdir()] == ["run.png"]
 
 
+def parameter(name: str = "mass", **changed: Any) -> ParameterDraws:
+    """Posterior N(2, 0.1²), prior N(0, 3²), both by their quantiles."""
+    levels = (np.arange(20_000) + 0.5) / 20_000
+    given: dict[str, Any] = {
+        "posterior": stats.norm.ppf(levels, 2.0, 0.1), "prior": stats.norm.ppf(levels, 0.0, 3.0), "truth": 2.2,
+    }  # fmt: skip
+    return ParameterDraws(name, "kg", **given | changed)
+
+
+def test_parameters_are_densities_with_the_truth_beside_them(tmp_path: pathlib.Path) -> None:
+    figure = parameters_figure([parameter(), *(parameter(f"other_{i}") for i in range(3))], name="$1 pendulum")
+    assert figure.get_suptitle() == "$1 pendulum"
+    axis, *_ = figure.axes
+    posterior, prior = ({p.get_label(): p for p in axis.patches if isinstance(p, StepPatch)}[name]
+                        for name in ("posterior", "prior"))  # fmt: skip
+    for drawn, mean, std in ((posterior, 2.0, 0.1), (prior, 0.0, 3.0)):
+        heights, edges, _ = drawn.get_data()
+        middle = (edges[1:] + edges[:-1]) / 2
+        expected = stats.norm.pdf(middle, mean, std)
+        assert np.abs(heights - expected).max() < 0.15 * expected.max()
+    (truth,) = axis.lines
+    assert truth.get_xdata() == [2.2, 2.2]
+    assert axis.get_title(loc="left") == "mass: 1.84 … 2.16"
+    assert [text.get_text() for text in axis.texts] == ["prior −4.9 … 4.9"]
+    assert axis.get_xlabel() == "kg"
+    (below,) = figure.legends
+    assert [text.get_text() for text in below.get_texts()] == ["posterior", "prior", "truth"]
+    assert [panel.axison for panel in figure.axes] == [True] * 4 + [False] * 2
+    save_figure(figure, tmp_path / "parameters.png")
+    assert image.imread(tmp_path / "parameters.png").shape[1] == 1800
+
+
+@pytest.mark.parametrize("truth", [None, -7.0, 30.0])
+def test_a_truth_far_away_or_unknown(truth: float | None) -> None:
+    (axis,) = parameters_figure([parameter(truth=truth)], name="").axes
+    low, high = axis.get_xlim()
+    assert len(axis.lines) == (truth is not None)
+    assert low < (2.0 if truth is None else truth) < high
+    assert low < 2.0 < high
+
+
+def test_a_point_has_a_panel_too() -> None:
+    (axis,) = parameters_figure([parameter(posterior=np.full(5, 3.0), truth=3.0)], name="").axes
+    assert axis.get_xlim()[0] < 3 < axis.get_xlim()[1]
+    assert axis.get_title(loc="left") == "mass: 3.000 … 3.000"
+
+
+def test_no_parameter_is_refused() -> None:
+    with pytest.raises(ValueError, match="need at least one parameter"):
+        parameters_figure([], name="")
+
+
 def test_pyplot_is_left_alone() -> None:
     before, settings = pyplot.get_fignums(), dict(pyplot.rcParams)
     run_figure(curve=curve(), fan=fan(), shares=shares())
+    parameters_figure([parameter()], name="")
     assert pyplot.get_fignums() == before
     assert dict(pyplot.rcParams) == settings
 
@@ -222,6 +285,8 @@ def test_pyplot_is_left_alone() -> None:
         (fan, {"dimension_scale": np.array([1.0, 0.0, 1.0])}, "need 3 positive dimension scales"),
         (shares, {"epistemic": np.full(8, np.nan)}, r"epistemic \[H\] has 8 NaN"),
         (shares, {"aleatoric": np.full(8, -1.0)}, "aleatoric is a variance and cannot be negative, got -1"),
+        (parameter, {"posterior": np.array([np.nan])}, r"posterior of mass \[K\] has 1 NaN or inf"),
+        (parameter, {"prior": np.array([])}, r"need prior of mass \[K'\] with at least 1 entries"),
         (shares, {"aleatoric": np.ones(3)}, "need as many steps in both parts, got 8 and 3"),
     ],
 )

@@ -84,3 +84,14 @@ def test_a_wrong_type_does_not_hide_an_impossible_value_beside_it() -> None:
         resolve(["planner.horizon=0", "planner.num_elites=1.5"])
     assert len(str(caught.value).splitlines()) == 2
     assert "need horizon >= 1, got 0" in str(caught.value)
+
+
+def test_physics_is_learned_without_tempering_and_by_longer_steps() -> None:
+    """A row may recommend settings of a section before its own; what a person writes still wins."""
+    posterior = resolve(["dynamics=physics", "posterior.num_particles=7"]).posterior
+    kept = {name: posterior.settings[name] for name in ("kl_weight", "learning_rate", "num_particles")}
+    assert (posterior.name, kept) == ("mean-field", {"kl_weight": 1.0, "learning_rate": 0.1, "num_particles": 7})
+    assert resolve([]).posterior.settings["kl_weight"] == 0.3
+    assert resolve(["dynamics=physics"]).dynamics.settings["system"] == "pendulum"
+    with pytest.raises(UserError, match=r"dynamics physics: no system is known .*: write dynamics.system="):
+        resolve(["dynamics=physics", "env=LinearGaussian-v0"])
