@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bayes_mbrl.inference import exact_linear, sghmc, svi
-from bayes_mbrl.inference.base import Theta
+from bayes_mbrl.inference.base import Theta, log_prior
 from bayes_mbrl.inference.draws import DrawsPosterior
 from bayes_mbrl.inference.network import BayesianNetwork
 from bayes_mbrl.inference.optimise import DivergedFitError
@@ -97,6 +97,22 @@ def test_at_the_defaults(linear_problem: Problem) -> None:
     chains = standardised(flat(info.draws), mean, covariance).flatten(0, 1)
     assert (chains.mean(0).abs() < 0.35).all()
     assert abs(float(chains.var(0).mean()) - 1) < 0.1
+
+
+def test_minibatches_of_an_epoch_make_the_gradient_of_all_data(
+    network_problem: Problem, generator: torch.Generator
+) -> None:
+    """The prior once, the likelihood N/n times: the mean over the three minibatches of an epoch is the whole."""
+    model, x, y = network_problem()
+    x, y = x[:21], y[:21]
+    position = torch.randn(2, 64, generator=generator, dtype=torch.float64)
+    whole = sghmc._Target(model, x, y, 2, 21, generator).gradient(position)
+    parts = sghmc._Target(model, x, y, 2, 7, generator)
+    for got, expected in zip(zip(*(parts.gradient(position) for _ in range(3)), strict=True), whole, strict=True):
+        torch.testing.assert_close(torch.stack(got).mean(0), expected)
+    theta = parts.layout.split(position)
+    log_joint = model.log_likelihood(theta, x, y).sum(1) + log_prior(model.prior(), theta)
+    torch.testing.assert_close(whole[0], -log_joint)
 
 
 class Normals:
