@@ -195,19 +195,18 @@ class _Chains:
 
     def run(self, num_steps: int, keep_every: int | None = None) -> None:
         """Go on; with `keep_every`, sample. Raises FloatingPointError when a chain diverges, and stays where it was."""
+        fastest = math.inf if keep_every else _FASTEST  # an improbable start would fling the chain away
         for step in range(1, num_steps + 1):
-            momentum = self._momentum - 0.5 * self._step * self._gradient
+            momentum = (self._momentum - 0.5 * self._step * self._gradient).clamp(-fastest, fastest)
             position = self._position + 0.5 * self._step * momentum
             momentum = self._decay * momentum + math.sqrt(1 - self._decay**2) * self._normal()
             position = position + 0.5 * self._step * momentum
             loss, gradient = self._target.gradient(position)
-            momentum = momentum - 0.5 * self._step * gradient
+            momentum = (momentum - 0.5 * self._step * gradient).clamp(-fastest, fastest)
             kinetic = momentum.square().mean(1)
             sound = loss.isfinite() & kinetic.isfinite()
             if keep_every:
                 sound &= kinetic < _TOO_HOT
-            else:
-                momentum = momentum.clamp(-_FASTEST, _FASTEST)  # an improbable start would fling the chain away
             if not bool(sound.all()):
                 bad = ", ".join(str(chain) for chain in (~sound).nonzero().flatten().tolist())
                 raise FloatingPointError(f"chain {bad} diverged at step {len(self._losses)}")
