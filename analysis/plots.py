@@ -288,7 +288,9 @@ def _draw_parameter(axis: Axes, parameter: ParameterDraws) -> None:
     if parameter.truth is not None:
         low, high = min(low, parameter.truth), max(high, parameter.truth)
     margin = 0.12 * (high - low) or 0.05 * abs(low) or 1.0
-    edges = np.linspace(low - margin, high + margin, 49)
+    # Draws of an ensemble or a chain come again and again: bins as suit the different ones (Rice's rule).
+    num_bins = int(np.clip(2 * len(np.unique(parameter.posterior)) ** (1 / 3), 8, 48))
+    edges = np.linspace(low - margin, high + margin, num_bins + 1)
     for draws, histtype, color, label in (
         (parameter.posterior, "stepfilled", SKY_BLUE, "posterior"),
         (parameter.prior, "step", GREY, "prior"),

@@ -253,6 +253,13 @@ def test_a_truth_far_away_or_unknown(truth: float | None) -> None:
     assert low < 2.0 < high
 
 
+@pytest.mark.parametrize(("num_draws", "num_bins"), [(5, 8), (300, 13), (20_000, 48)])
+def test_bins_suit_the_number_of_different_draws(num_draws: int, num_bins: int) -> None:
+    draws = np.tile(np.linspace(1.0, 3.0, num_draws), 3)
+    (axis,) = parameters_figure([parameter(posterior=draws)], name="").axes
+    assert [len(p.get_data().values) for p in axis.patches if isinstance(p, StepPatch)] == [num_bins] * 2
+
+
 def test_a_point_has_a_panel_too() -> None:
     (axis,) = parameters_figure([parameter(posterior=np.full(5, 3.0), truth=3.0)], name="").axes
     assert axis.get_xlim()[0] < 3 < axis.get_xlim()[1]
