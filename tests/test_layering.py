@@ -316,8 +316,8 @@ def test_a_cycle_is_found() -> None:
 @pytest.mark.parametrize(
     ("module", "source", "right"),
     [
-        ("inference__svi", "from pyro.infer import SVI", True),
-        ("inference__svi_more", "import pyro", False),
+        ("inference__pyro_elbo", "from pyro.infer import SVI", True),
+        ("inference__pyro_elbo_more", "import pyro", False),
         ("inference__dropout", "import pyro.distributions", False),
         ("rollout", "import gymnasium", False),
         ("environments__mine", "from gymnasium import spaces", True),
