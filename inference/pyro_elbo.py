@@ -107,9 +107,13 @@ def _as_pyro(distribution: Distribution, drawn: bool = True) -> dist.TorchDistri
 
 
 @register_kl(LowRankMultivariateNormal, Independent)  # type: ignore[no-untyped-call,untyped-decorator]
+@register_kl(LowRankMultivariateNormal, _UndrawnNormal)  # type: ignore[no-untyped-call,untyped-decorator]
 def _kl_low_rank_to_independent_normal(q: LowRankMultivariateNormal, p: Any) -> Tensor:
-    """KL(N(m, W Wᵀ + diag d) ‖ Π N(μ_i, σ_i²)), log |W Wᵀ + diag d| by its r×r capacitance matrix."""
-    normal: Normal = p.base_dist
+    """KL(N(m, W Wᵀ + diag d) ‖ Π N(μ_i, σ_i²)), log |W Wᵀ + diag d| by its r×r capacitance matrix.
+
+    Without it Pyro would take the difference of the log densities, which are 0 where nothing is drawn, and say nothing.
+    """
+    normal: Normal = p if isinstance(p, _UndrawnNormal) else p.base_dist
     variance = normal.scale**2
     triangular: Tensor = q._capacitance_tril
     log_determinant = q.cov_diag.log().sum(-1) + 2 * triangular.diagonal(dim1=-2, dim2=-1).log().sum(-1)
