@@ -24,7 +24,11 @@ from bayes_mbrl.inference.scratch import Buffers
 from bayes_mbrl.registry import POSTERIORS
 
 DRIFT = "toy_environments:Drift-v0"
-OF_ANY_MODEL = [name for name, row in POSTERIORS.rows.items() if not row.requires and "dropout" not in name]
+OF_ANY_MODEL = [
+    pytest.param(name, marks=pytest.mark.slow if name == "nuts" else ())  # compiling takes ten seconds
+    for name, row in POSTERIORS.rows.items()
+    if not row.requires and "dropout" not in name
+]
 
 
 @pytest.fixture
