@@ -152,8 +152,6 @@ POSTERIORS = Table(
             "chains of stochastic-gradient Hamiltonian Monte Carlo, K of them in one batched pass",
             "bayes_mbrl.inference.sghmc:fit",
             ("bayes_mbrl.inference.draws:DrawsPosterior",),
-            # A fit to a few dozen transitions has not settled when its step is tuned: 0.5 diverges there.
-            settings={"step_size": 0.2},
             defaults={"dynamics": {"hidden": [50, 50]}},
         ),
         "nuts": Row(

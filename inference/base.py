@@ -9,6 +9,8 @@ import inspect
 import json
 import operator
 import pathlib
+import sys
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, ClassVar, Literal, ParamSpec, Self, TypeVar, get_args, get_origin
@@ -60,6 +62,10 @@ class Model(ABC):
         of their own for each θ_k: [K, N, D] and [K, N, O].
         The factor N/n of a minibatch is the approximation's business and applied there, once.
         """
+
+    def doubts(self, x: Tensor, y: Tensor) -> list[str]:
+        """What about finite data does not suit this prior: a sentence each, with the cure."""
+        return []
 
     @abstractmethod
     def initial(self, n: int, *, generator: torch.Generator) -> Theta:
@@ -204,7 +210,7 @@ def _check(name: str, value: float, bound: Gt | Ge | Lt | Le) -> tuple[bool, str
 def check_regression_data(model: Model, x: Tensor, y: Tensor) -> None:
     """Raise ValueError unless x [N, D] and y [N, O] are finite, equally long, not empty and of the model's dtype.
 
-    The message names the field and its first bad row.
+    The message names the field and its first bad row. Warns of what the model doubts about them.
     """
     dtype, device = _dtype_and_device(model)
     require(
@@ -221,6 +227,19 @@ def check_regression_data(model: Model, x: Tensor, y: Tensor) -> None:
                 f"{name} has NaN or inf in {int(bad.sum())} rows, first in row {int(bad.int().argmax())}",
             )
         )
+    for doubt in model.doubts(x, y):
+        warnings.warn(doubt, stacklevel=_stack_level_of_caller())
+
+
+def _stack_level_of_caller() -> int:
+    """Of the first frame outside this package, for `warnings.warn` one call below: where a person called a `fit`.
+
+    One fit may call another, and each checks: at one place, one message is shown once.
+    """
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and pathlib.Path(frame.f_code.co_filename).parent == pathlib.Path(__file__).parent:
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def _dtype_and_device(model: Model) -> tuple[torch.dtype, torch.device]:

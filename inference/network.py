@@ -27,6 +27,9 @@ _ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Ten
     "relu": (torch.relu, torch.relu_),
 }
 
+_LARGE, _SMALL = 30.0, 0.01
+"""Root mean square above which a column is doubted, and standard deviation below which one that varies is."""
+
 
 class BayesianNetwork(Regression):
     """p(y | x, θ) with mean and std by a fully connected network; no hidden layer makes it a linear regression.
@@ -120,6 +123,16 @@ class BayesianNetwork(Regression):
         if self.noise == "homoscedastic":
             priors["log_noise_std"] = self._normal(self.prior_scale, self.output_dim)
         return priors
+
+    def doubts(self, x: Tensor, y: Tensor) -> list[str]:
+        """Columns far from unit scale: the priors and the bounds of the noise expect standardised data."""
+        return [
+            f"column {column} of {name} has mean {float(mean):.3g} and standard deviation {float(std):.3g}, the prior "
+            "expects about 0 and 1: standardise the data, as bayes_mbrl.dynamics.standardise.Standardiser does"
+            for name, values in (("x", x), ("y", y))
+            for column, (mean, std) in enumerate(zip(values.mean(0), values.std(0, correction=0), strict=True))
+            if math.hypot(mean, std) > _LARGE or 1e-6 * abs(mean) < std < _SMALL
+        ]
 
     def initial(self, n: int, *, generator: torch.Generator) -> Theta:
         """Weights ~ N(0, 1 / fan_in), everything else 0: {name: [n, ...]}."""

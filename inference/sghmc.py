@@ -72,7 +72,7 @@ def fit(
     burn_in: Annotated[float, Ge(0), Lt(1)] = 0.25,
     num_draws: Annotated[int, Gt(0)] = 50,
     batch_size: Annotated[int, Gt(0)] = 1024,
-    step_size: Annotated[float, Gt(0), Lt(2)] = 0.5,
+    step_size: Annotated[float, Gt(0), Lt(2)] = 0.2,
     friction: Annotated[float, Gt(0), Le(1)] = 0.05,
     learning_rate: Annotated[float, Gt(0)] = 1e-2,
 ) -> tuple[DrawsPosterior, ChainsInfo]:
@@ -172,12 +172,15 @@ class _Chains:
         self._losses: list[Tensor] = []
         self._draws: list[Tensor] = []
         self._kinetic = [torch.ones(len(position))]
+        self._row_norm = torch.zeros_like(position)
         self.tune()
 
     def tune(self) -> None:
         """Fix preconditioner and time step by the curvature and the gradient's noise where the chains are."""
         product = self._target.curvature(self._position)
         row_norm = torch.stack([product(self._normal()) for _ in range(_NUM_PROBES)]).square().mean(0).sqrt()
+        if self._losses:  # the stiffest that was met since burn-in began: chains come by there again
+            row_norm = self._row_norm = torch.maximum(self._row_norm, row_norm)
         scale = row_norm.rsqrt()
         direction = _unit(self._normal())
         for _ in range(_NUM_PROBES):

@@ -34,6 +34,42 @@ def test_kl_to_independent_normals_is_that_of_the_full_covariance(generator: tor
     torch.testing.assert_close(kl_divergence(q, torch.distributions.Independent(p, 1)), expected)
 
 
+@pytest.mark.parametrize("num_particles", [1, 3])
+def test_the_loss_is_the_elbo_of_the_whole_data_set(
+    network_problem: Problem, generator: torch.Generator, num_particles: int
+) -> None:
+    """At one q, held by a step of no length: −E_q[log p(y|θ)] + 0.3 KL, with the KL by the full covariance."""
+    model, x, y = network_problem(noise="fixed", noise_std=3.0, hidden=(4,))
+    posterior, _ = low_rank.fit(model, x, y, generator=generator, rank=2, num_steps=20)
+    wide = LowRankPosterior(
+        posterior.loc, posterior.scale, {name: 2 * factor for name, factor in posterior.factor.items()}
+    )
+    _, info = low_rank.fit(
+        model,
+        x,
+        y,
+        generator=generator,
+        warm_start=wide,
+        rank=2,
+        learning_rate=1e-30,
+        num_steps=400,
+        batch_size=7,
+        num_particles=num_particles,
+        kl_weight=0.3,
+        kl_warmup=0,
+    )
+    vector, prior = ParameterVector.of(model), model.prior()
+    factor = torch.cat([wide.factor[name].reshape(2, -1) for name in vector.shapes], 1)
+    q = MultivariateNormal(vector.join(wide.loc), factor.T @ factor + torch.diag(vector.join(wide.scale) ** 2))
+    variances = vector.join({name: distribution.variance for name, distribution in prior.items()})
+    divergence = kl_divergence(q, MultivariateNormal(torch.zeros_like(variances), torch.diag(variances)))
+    log_likelihood = model.log_likelihood(wide.sample(20_000, generator=generator), x, y).sum(1)
+    expected = -log_likelihood.mean() + 0.3 * divergence
+    error = math.hypot(float(info.losses.std()) / 20, float(log_likelihood.std()) / 20_000**0.5)
+    assert 0.3 * divergence > 20 * error, "a KL left out would show"
+    assert abs(float(info.losses.mean() - expected)) < 5 * error
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [60, 15])
 def test_full_rank_finds_the_exact_posterior_of_a_linear_regression(linear_problem: Problem, batch_size: int) -> None:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent, Normal
 
+from bayes_mbrl.inference import laplace, svi
 from bayes_mbrl.inference.base import log_prior, parameter_shapes
 from bayes_mbrl.inference.network import BayesianNetwork
 from bayes_mbrl.inference.scratch import Buffers
@@ -187,3 +188,30 @@ def test_last_layer(network_problem: Problem) -> None:
     assert names(hidden=(3,)) == {"weight_1", "bias_1"}
     assert names(hidden=(), noise="homoscedastic") == {"weight_0", "bias_0", "log_noise_std"}
     assert names(hidden=(5, 4), prior_scale_log_std=0.5) == {"weight_2", "bias_2", "log_scale_2"}
+
+
+def test_data_far_from_unit_scale_are_doubted(generator: torch.Generator) -> None:
+    """A fit to them would be bad in silence: names the column, what it is like, and the cure."""
+    model = BayesianNetwork(3, 1)
+    x, y = torch.randn(50, 3, generator=generator), torch.randn(50, 1, generator=generator)
+    assert model.doubts(x, y) == []
+    x[:, 1] = 7.0
+    assert model.doubts(x, torch.full_like(y, 5.0)) == [], "constants of unit size do no harm"
+    assert model.doubts(x[:1], y[:1]) == []
+    x[:, 0] *= 1e6
+    x[:, 2] *= 1e-4
+    large, small, target = model.doubts(x, 1e4 + 0 * y)
+    assert large.startswith("column 0 of x has mean")
+    assert "standardise the data" in large
+    assert small.startswith("column 2 of x")
+    assert target.startswith("column 0 of y has mean 1e+04 and standard deviation 0,")
+
+
+def test_a_fit_warns_of_doubtful_data_where_it_was_called(generator: torch.Generator) -> None:
+    x = torch.randn(20, 1, generator=generator)
+    with pytest.warns(UserWarning, match="column 0 of y has mean") as seen:
+        svi.fit(BayesianNetwork(1, 1), x, 1e5 * x, generator=generator, num_steps=1)
+    assert seen[0].filename == __file__
+    with pytest.warns(UserWarning, match="column 0 of y has mean") as seen:
+        laplace.fit(BayesianNetwork(1, 1), x, 1e5 * x, generator=generator, num_steps=1)
+    assert {(warning.filename, str(warning.message)) for warning in seen} == {(__file__, str(seen[0].message))}

@@ -56,6 +56,7 @@ def check_normal(chains: Tensor, *, tolerance: float) -> None:
 
 
 @pytest.mark.parametrize(("batch_size", "num_steps"), [(60, 2000), pytest.param(20, 12_000, marks=pytest.mark.slow)])
+@pytest.mark.filterwarnings("ignore:column")  # badly scaled on purpose
 def test_linear_regression_against_the_exact_posterior(
     linear_problem: Problem, batch_size: int, num_steps: int
 ) -> None:
@@ -70,6 +71,7 @@ def test_linear_regression_against_the_exact_posterior(
         num_chains=16,
         num_steps=num_steps,
         batch_size=batch_size,
+        step_size=0.5,
         num_draws=100,
         learning_rate=3e-2,
     )
@@ -230,7 +232,7 @@ def test_a_shorter_step_where_minibatches_are_noisy(linear_problem: Problem, gen
         sghmc.fit(model, x, y, generator=generator, batch_size=size, num_steps=100)[1].time_step.mean()
         for size in (600, 200, 10)
     ]
-    assert steps[0] == 0.5 > steps[1] > steps[2]
+    assert steps[0] == 0.2 > steps[1] > steps[2]
 
 
 def test_a_diverging_chain_says_when_and_what_to_lower(
@@ -250,7 +252,7 @@ def test_a_diverging_chain_says_when_and_what_to_lower(
 
     monkeypatch.setattr(sghmc._Target, "gradient", explode)
     with pytest.raises(
-        DivergedFitError, match=r"chain 0 diverged at step \d+ of 180: lower step_size, got 0.5"
+        DivergedFitError, match=r"chain 0 diverged at step \d+ of 180: lower step_size, got 0.2"
     ) as caught:
         sghmc.fit(model, x, y, generator=generator, **settings)
     info = caught.value.info
