@@ -26,7 +26,7 @@ import math
 import pathlib
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,7 @@ from torch import Tensor
 from bayes_mbrl.algorithms.base import RandomAgent
 from bayes_mbrl.algorithms.episode import run_episode
 from bayes_mbrl.analysis.uncertainty import mixture_log_likelihood
-from bayes_mbrl.dynamics.network import NetworkDynamics
+from bayes_mbrl.dynamics.network import NetworkDynamics, identity
 from bayes_mbrl.dynamics.standardise import Standardiser
 from bayes_mbrl.environments.adapter import Environment
 from bayes_mbrl.inference.base import Theta
@@ -88,7 +88,7 @@ def pendulum(seed: int, generator: torch.Generator) -> Problem:
             run_episode(environment, policy, number=n, seed=1000 * seed + n, generator=generator).transitions
             for n in range(2)
         )
-        dynamics = NetworkDynamics.from_data(data, features=environment.spec.features)  # type: ignore[arg-type]
+        dynamics = NetworkDynamics.from_data(data, features=environment.spec.features or identity)
     x, y = dynamics.regression_data(data)
     x_test, y_test = (part[:: len(test) // NUM_TEST].double() for part in dynamics.regression_data(test))
     return Problem(_network(x.shape[1], y.shape[1], 16, "silu", min_std=0.05), x.double(), y.double(), x_test, y_test)
@@ -164,22 +164,21 @@ def scores(problem: Problem, theta: Theta, reference: Theta, generator: torch.Ge
     }
 
 
-def results(problem_name: str, seed: int, families: Sequence[str], known: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A line of JSON for each family that `known` has none of; NUTS is drawn first, as the reference of all."""
+def results(
+    problem_name: str, seed: int, families: Sequence[str], known: Sequence[Mapping[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    """A result for each family that `known` has none of; NUTS is drawn first, as the reference of all."""
     done = {line["family"] for line in known if (line["problem"], line["seed"]) == (problem_name, seed)}
     missing = [name for name in families if name not in done]
     if not missing:
-        return []
+        return
     problem = PROBLEMS[problem_name](seed, torch.Generator().manual_seed(seed))
     reference, _ = fitted(*NUTS, problem, torch.Generator().manual_seed(10_000 + seed))
-    lines = []
     for name in missing:
         generator = torch.Generator().manual_seed(seed)
         theta, seconds = fitted(*FAMILIES[name], problem, generator)
         found = scores(problem, theta, reference, generator)
-        lines.append(json.dumps({"problem": problem_name, "seed": seed, "family": name, **found, "seconds": seconds}))
-        print(lines[-1], flush=True)
-    return lines
+        yield {"problem": problem_name, "seed": seed, "family": name, **found, "seconds": seconds}
 
 
 def table(lines: Sequence[Mapping[str, Any]], problem: str) -> str:
@@ -209,17 +208,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=pathlib.Path, help="lines of JSON; what is in it is not computed again")
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    lines: list[str] = []
-    if given.output is not None and given.output.exists():
-        lines = [line for line in given.output.read_text(encoding="utf-8").split("\n")[:-1] if line]
+    found: list[dict[str, Any]] = []
+    if given.output is not None:
+        given.output.parent.mkdir(parents=True, exist_ok=True)
+        if given.output.exists():  # a last line that was cut off is left out
+            found = [json.loads(line) for line in given.output.read_text(encoding="utf-8").split("\n")[:-1]]
+            given.output.write_text("".join(json.dumps(line) + "\n" for line in found), encoding="utf-8")
     for seed, problem in itertools.product(range(given.seeds), given.problems):
-        new = results(problem, seed, given.families, [json.loads(line) for line in lines])
-        lines += new
-        if given.output is not None:
-            given.output.parent.mkdir(parents=True, exist_ok=True)
-            with given.output.open("a", encoding="utf-8") as file:
-                file.writelines(line + "\n" for line in new)
-    found = [json.loads(line) for line in lines]
+        for result in results(problem, seed, given.families, found):
+            found.append(result)
+            print(json.dumps(result), flush=True)
+            if given.output is not None:
+                with given.output.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(result) + "\n")
     shown = sorted(found, key=lambda line: list(FAMILIES).index(line["family"]))
     for problem in given.problems:
         print("\n" + table([line for line in shown if line["seed"] < given.seeds], problem))

@@ -45,3 +45,18 @@ def test_the_four_steps_quote_the_code() -> None:
     ):
         assert quoted in README
         assert quoted in code
+
+
+POSTERIORS = (ROOT / "docs" / "posteriors.md").read_text(encoding="utf-8")
+
+
+def test_the_page_of_posteriors_has_each_one_and_its_program_runs() -> None:
+    assert [name for name in SECTIONS["posterior"].rows if f"`{name}`" not in POSTERIORS] == []
+    links = re.findall(r"\]\(([\w./-]+)\)", POSTERIORS)
+    assert [link for link in links if not (ROOT / "docs" / link).exists()] == []
+    found = re.search(r"```python\n(.*?)```", POSTERIORS, re.DOTALL)
+    assert found is not None
+    names: dict[str, Any] = {}
+    exec(found[1], names)
+    assert names["y"].shape == (100, 50, 1)
+    assert torch.isfinite(names["y"]).all()
