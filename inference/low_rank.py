@@ -109,36 +109,42 @@ def fit(
 
     def loss(step: int) -> Tensor:
         batch = next(rows)
-        scale = guide.log_scale.exp()
-        q = LowRankMultivariateNormal(guide.loc, guide.factor.T, scale**2, validate_args=False)
+        scale, factor = guide.scale_and_factor()
+        q = LowRankMultivariateNormal(guide.loc, factor.T, scale**2, validate_args=False)
 
         def log_likelihood(values: Mapping[str, Tensor]) -> Tensor:
-            theta = _draw(model, vector, guide.loc, scale, guide.factor, num_particles)
+            theta = _draw(model, vector, guide.loc, scale, factor, num_particles)
             log_likelihoods = model.log_likelihood(theta, x[batch].expand(num_particles, -1, -1), y[batch])
             return len(x) / len(batch) / num_particles * log_likelihoods.sum()
 
         latent = Latent(prior, q, warmed_up(kl_weight, step, kl_warmup * num_steps), drawn=False)
         return negative_elbo({"theta": latent}, log_likelihood)
 
-    leaves = [guide.loc, guide.log_scale, guide.factor]
+    leaves = [guide.loc, guide.log_scale, guide.relative_factor]
     with pyro_session(generator):
         info = minimise(loss, leaves, num_steps=num_steps, learning_rate=learning_rate)
-    loc, scale, factor = (
-        vector.split(part) for part in (guide.loc.detach(), guide.log_scale.detach().exp(), guide.factor.detach())
-    )
-    return finished(LowRankPosterior(loc, scale, factor), info)
+    with torch.no_grad():
+        parts = [vector.split(part) for part in (guide.loc.detach(), *guide.scale_and_factor())]
+    return finished(LowRankPosterior(*parts), info)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Guide:
-    """What is optimised."""
+    """What is optimised. The directions are in units of the independent part's scale: Adam's steps have one length for
+    all parameters, and a weight's posterior may be a thousand times narrower than another's.
+    """
 
     loc: Tensor
     """[P]"""
     log_scale: Tensor
     """[P]"""
-    factor: Tensor
+    relative_factor: Tensor
     """[rank, P]"""
+
+    def scale_and_factor(self) -> tuple[Tensor, Tensor]:
+        """(scale [P], factor [rank, P])."""
+        scale = self.log_scale.exp()
+        return scale, scale * self.relative_factor
 
 
 def _initial(
@@ -154,13 +160,14 @@ def _initial(
         theta = {name: value[0] for name, value in model.initial(1, generator=generator).items()}
         loc = vector.join(theta).clone()
         scale = initial_scale * vector.join_normal(normal_prior(model)).scale
-        factor = 0.1 * scale * loc.new_empty(rank, vector.size).normal_(generator=generator)
+        relative = 0.1 * loc.new_empty(rank, vector.size).normal_(generator=generator)
     else:
         last = warm_start_as(LowRankPosterior, warm_start, model)
         require((last.rank == rank, f"need a warm_start of the same rank, got {last.rank} and {rank}"))
         loc, scale = vector.join(last.loc).clone(), vector.join(last.scale)
         factor = torch.stack([vector.join({n: f[r] for n, f in last.factor.items()}) for r in range(rank)])
-    return _Guide(loc.requires_grad_(), scale.log().requires_grad_(), factor.requires_grad_())
+        relative = factor / scale
+    return _Guide(loc.requires_grad_(), scale.log().requires_grad_(), relative.requires_grad_())
 
 
 def _draw(

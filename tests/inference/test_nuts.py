@@ -13,6 +13,7 @@ from typing import Any
 import arviz_stats
 import jax
 import numpy as np
+import pyro
 import pytest
 import torch
 from numpyro.infer.util import log_density
@@ -27,6 +28,7 @@ from bayes_mbrl.inference.network import BayesianNetwork
 from bayes_mbrl.inference.numpyro_models import numpyro_model
 from bayes_mbrl.inference.parameter_vector import ParameterVector
 from bayes_mbrl.inference.parametric import ParametricRegression, lognormal_prior
+from bayes_mbrl.inference.pyro_elbo import as_pyro_program, pyro_session
 from bayes_mbrl.inference.regression import Regression
 
 # The declarations
@@ -46,6 +48,16 @@ def numpyro_log_joint(model: Regression, theta: Theta, x: Tensor, y: Tensor) -> 
         return [float(log_density(declared, data, {}, sample)[0]) for sample in samples]
 
 
+def pyro_log_joint(model: Regression, theta: Theta, x: Tensor, y: Tensor) -> list[float]:
+    """By Pyro's trace of the model as a Pyro program, one θ after the other."""
+    program, values = as_pyro_program(model), []
+    with pyro_session(torch.Generator().manual_seed(0)):
+        for k in range(3):
+            conditioned = pyro.poutine.condition(program, data={name: value[k] for name, value in theta.items()})
+            values.append(float(pyro.poutine.trace(conditioned).get_trace(x, y).log_prob_sum()))
+    return values
+
+
 def check_log_joint(model: Regression, x: Tensor, y: Tensor) -> None:
     """At three random θ, twice as wide as the prior."""
     theta = {
@@ -54,7 +66,9 @@ def check_log_joint(model: Regression, x: Tensor, y: Tensor) -> None:
     }
     expected = log_prior(model.prior(), theta) + model.log_likelihood(theta, x, y).sum(-1)
     tolerance = 1e-9 if x.dtype == torch.float64 else 1e-4
-    assert numpyro_log_joint(model, theta, x, y) == pytest.approx(expected.tolist(), rel=tolerance)
+    by_numpyro = numpyro_log_joint(model, theta, x, y)
+    assert by_numpyro == pytest.approx(expected.tolist(), rel=tolerance)
+    assert by_numpyro == pytest.approx(pyro_log_joint(model, theta, x, y), rel=tolerance)
 
 
 DTYPES = [torch.float64, pytest.param(torch.float32, marks=pytest.mark.slow)]
