@@ -71,7 +71,9 @@ def test_scores_are_the_mixture_s_in_original_units(
     with np.load(data / "yacht.npz") as file:
         y, test = file["y"], file["test"][0]
     mean, std = y[~test].mean(), y[~test].std()
-    noise = std * (uci.MODEL["min_std"] + 2 / 3)  # 2 · sigmoid(0 − log 2) with the network's max_std, 2
+    noise = std * (
+        uci.FAMILIES["point"].model["min_std"] + 2 / 3
+    )  # 2 · sigmoid(0 − log 2) with the network's max_std, 2
     densities = [np.exp(-0.5 * ((y[test] - m) / noise) ** 2) / (noise * np.sqrt(2 * np.pi)) for m in (mean, mean + std)]
     assert line["log_likelihood"] == pytest.approx(np.log(np.mean(densities, axis=0)).mean(), abs=1e-4)
     assert line["rmse"] == pytest.approx(np.sqrt(((y[test] - mean - std / 2) ** 2).mean()), rel=1e-5)
