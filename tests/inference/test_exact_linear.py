@@ -55,6 +55,7 @@ def exact_linear_prior(model: BayesianNetwork, theta: dict[str, Tensor]) -> Tens
 
 
 @pytest.mark.parametrize("scales", [(1e6, 1e-6, 1.0), (1e5, 1e5, 1e-3), (0.0, 1.0, 1e4)])
+@pytest.mark.filterwarnings("ignore:column")  # badly scaled on purpose
 def test_badly_scaled_and_repeated_data_against_exact_fractions(
     generator: torch.Generator, scales: tuple[float, ...]
 ) -> None:

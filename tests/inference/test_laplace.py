@@ -220,6 +220,7 @@ def test_too_many_parameters_are_refused(network_problem: Problem, generator: to
     laplace.fit(model, x, y, generator=generator, max_parameters=20, num_steps=1)
 
 
+@pytest.mark.filterwarnings("ignore:column")  # badly scaled on purpose
 def test_a_precision_that_rounding_made_indefinite_is_refused(
     linear_problem: Problem, generator: torch.Generator
 ) -> None:
