@@ -12,7 +12,7 @@ import pathlib
 import sys
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, ClassVar, Literal, ParamSpec, Self, TypeVar, get_args, get_origin
 
 import safetensors
@@ -128,6 +128,14 @@ def warm_start_as(kind: type[Q], warm_start: Posterior, model: Model) -> Q:
     return warm_start
 
 
+def named_parts(tensors: Mapping[str, Tensor], parts: Sequence[str]) -> list[Theta]:
+    """Tensors called `<part>/<name>` as {name: tensor} for each part."""
+    return [
+        {key.removeprefix(f"{part}/"): tensor for key, tensor in tensors.items() if key.startswith(f"{part}/")}
+        for part in parts
+    ]
+
+
 def save_posterior(posterior: Posterior, path: pathlib.Path) -> None:
     """Write the posterior's tensors and kind as safetensors, never as a pickle."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in posterior.tensors().items()}
@@ -145,7 +153,8 @@ def load_posterior(path: pathlib.Path, kinds: Mapping[str, type[Posterior]]) -> 
             metadata = file.metadata() or {}
             kind = str(metadata.get("kind"))
             order = json.loads(metadata.get("order", "[]"))  # the file has its own, and draws depend on it
-            tensors = {name: file.get_tensor(name) for name in order}
+            # Cloned: a product may be rounded by where in memory its factors start, and in a file they start anywhere.
+            tensors = {name: file.get_tensor(name).clone() for name in order}
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path} is not a complete safetensors file: {error}") from error
     if kind not in kinds:

@@ -19,6 +19,7 @@ from bayes_mbrl.inference.base import (
     Theta,
     check_regression_data,
     check_settings,
+    named_parts,
     normal_prior,
     require,
     warm_start_as,
@@ -55,11 +56,8 @@ class DropoutPosterior(Posterior):
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Self:
         """The inverse of `tensors`."""
-        parts: dict[str, Theta] = {"weight": {}, "rate": {}}
-        for key, tensor in tensors.items():
-            part, name = key.split("/", 1)
-            parts[part][name] = tensor
-        return cls(parts["weight"], {name: float(rate) for name, rate in parts["rate"].items()})
+        weights, rates = named_parts(tensors, ("weight", "rate"))
+        return cls(weights, {name: float(rate) for name, rate in rates.items()})
 
 
 @check_settings

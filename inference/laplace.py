@@ -23,6 +23,7 @@ from bayes_mbrl.inference.base import (
     check_regression_data,
     check_settings,
     log_prior,
+    named_parts,
     normal_prior,
     parameter_shapes,
     require,
@@ -68,13 +69,8 @@ class LaplacePosterior(Posterior):
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Self:
         """The inverse of `tensors`."""
-        parts: dict[str, Theta] = {"random": {}, "fixed": {}}
-        for key, tensor in tensors.items():
-            if key != "factor":
-                part, name = key.split("/", 1)
-                parts[part][name] = tensor
-        # MKL rounds a product by where in memory its factors start, and a loaded file starts anywhere
-        return cls(**parts, factor=tensors["factor"].clone())
+        random, fixed = named_parts(tensors, ("random", "fixed"))
+        return cls(random, fixed, tensors["factor"])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,6 +20,7 @@ from bayes_mbrl.inference.base import (
     Theta,
     check_regression_data,
     check_settings,
+    named_parts,
     normal_prior,
     warm_start_as,
 )
@@ -62,11 +63,7 @@ class MeanFieldPosterior(Posterior):
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Self:
         """The inverse of `tensors`."""
-        parts: dict[str, Theta] = {"loc": {}, "scale": {}}
-        for key, tensor in tensors.items():
-            part, name = key.split("/", 1)
-            parts[part][name] = tensor
-        return cls(**parts)
+        return cls(*named_parts(tensors, ("loc", "scale")))
 
 
 @check_settings
