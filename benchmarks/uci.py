@@ -42,6 +42,7 @@ from torch import Tensor
 from bayes_mbrl.analysis.uncertainty import mixture_log_likelihood
 from bayes_mbrl.dynamics.standardise import Standardiser
 from bayes_mbrl.inference.network import BayesianNetwork
+from bayes_mbrl.inference.optimise import DivergedFitError
 from bayes_mbrl.registry import POSTERIORS
 
 SETS = ("yacht", "energy", "concrete")
@@ -112,8 +113,8 @@ FAMILIES: Mapping[str, Family] = {
     "point": Family("point", {"num_steps": 600, "prior_weight": 1.0}, _MAXIMUM),
     "laplace": Family("laplace", {"num_steps": 600}, _MAXIMUM),
     "low-rank": Family("low-rank", {"num_steps": 3000}, num_splits=5),
-    "sghmc": Family("sghmc", num_splits=5),
-    "nuts": Family("nuts", {"num_chains": 2, "num_warmup": 300, "num_draws": 250, "max_tree_depth": 8}, num_splits=2),
+    "sghmc": Family("sghmc", {"step_size": 0.1, "num_steps": 8000}, num_splits=5),
+    "nuts": Family("nuts", {"num_chains": 2, "num_warmup": 300, "num_draws": 250, "max_tree_depth": 8}, num_splits=5),
 }
 
 
@@ -138,7 +139,10 @@ class Job:
 
 
 def do(job: Job) -> dict[str, Any]:
-    """Fit and score: the job's key, `rmse` and `log_likelihood` in original units, and the fit's `seconds` of CPU."""
+    """Fit and score: the job's key, `rmse` and `log_likelihood` in original units, and the fit's `seconds` of CPU.
+
+    A fit that diverged has NaN for scores: it counts, and it does not keep the others from being done.
+    """
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(1000 * job.seed + job.split)
     x, y, x_test, y_test = load(job.data / f"{job.dataset}.npz", job.split, job.validation, generator)
@@ -146,7 +150,11 @@ def do(job: Job) -> dict[str, Any]:
     model = BayesianNetwork(x.shape[1], 1, **{**MODEL, **job.recipe.model})
     fit = POSTERIORS.rows[job.recipe.posterior].load()
     started = time.process_time()
-    posterior, _ = fit(model, inputs(x).float(), targets(y).float(), generator=generator, **job.recipe.fit)
+    try:
+        posterior, _ = fit(model, inputs(x).float(), targets(y).float(), generator=generator, **job.recipe.fit)
+    except DivergedFitError as error:
+        print(error)
+        return {**job.key, "rmse": math.nan, "log_likelihood": math.nan, "seconds": time.process_time() - started}
     seconds = time.process_time() - started
     with torch.no_grad():
         theta = posterior.sample(NUM_THETA, generator=generator)
@@ -238,7 +246,9 @@ def table(lines: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _spread(values: Sequence[float]) -> str:
-    """Mean ± standard error."""
+    """Mean ± standard error; of fits that diverged their number."""
+    if diverged := sum(map(math.isnan, values)):
+        return f"{diverged} of {len(values)} diverged"
     if len(values) < 2:
         return "".join(_number(value) for value in values)
     return f"{_number(np.mean(values))} ± {np.std(values, ddof=1) / math.sqrt(len(values)):.2f}"

@@ -15,6 +15,7 @@ from torch import Tensor
 from bayes_mbrl.inference import point
 from bayes_mbrl.inference.draws import DrawsPosterior
 from bayes_mbrl.inference.network import BayesianNetwork
+from bayes_mbrl.inference.optimise import DivergedFitError
 
 FOLDER = pathlib.Path(__file__).parents[1] / "benchmarks"
 NUM_DATA, NUM_SPLITS = 60, 3
@@ -113,6 +114,23 @@ def test_an_interrupted_run_goes_on(
 
     _run(uci, data, steps=21)  # another recipe: what was measured by the last one does not count
     assert computed == [1, 2, 0, 1, 2]
+
+
+def test_a_diverged_fit_counts(
+    uci: ModuleType, data: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit = point.fit
+
+    def diverges_in_split_1(model: BayesianNetwork, x: Tensor, y: Tensor, **settings: Any) -> Any:
+        posterior, info = fit(model, x, y, **settings)
+        if settings["generator"].initial_seed() == 1:
+            raise DivergedFitError(posterior, info)
+        return posterior, info
+
+    monkeypatch.setattr(point, "fit", diverges_in_split_1)
+    lines = _run(uci, data)
+    assert [np.isnan(line["rmse"]) for line in lines] == [False, True, False]
+    assert "| `point` | 1 of 3 diverged | 1 of 3 diverged |" in capsys.readouterr().out
 
 
 def test_every_family_runs(uci: ModuleType, data: pathlib.Path) -> None:
