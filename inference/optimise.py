@@ -90,9 +90,13 @@ def minimise(
     losses: list[Tensor] = []
     for step in range(num_steps):
         optimiser.zero_grad()
-        loss_now = loss(step)
-        total = loss_now.sum()
-        if not math.isfinite(total.item()):
+        try:
+            loss_now = loss(step)
+            total = loss_now.sum()
+            sound_now = math.isfinite(total.item())
+        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # a factorisation that met values that are not finite
+            sound_now = False
+        if not sound_now:
             return _diverged(values, sound, losses, step, num_steps, learning_rate)
         losses.append(loss_now.detach())
         torch._foreach_copy_(sound, values)

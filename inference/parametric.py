@@ -79,6 +79,7 @@ class ParametricRegression(Regression):
         self.min_std = min_std
         self.likelihood = likelihood_by_name(likelihood, degrees_of_freedom)
         self._noise_prior = Normal(typical.log(), torch.full_like(typical, noise_log_std), validate_args=False)
+        self._check_names()
 
     def prior(self) -> dict[str, Distribution]:
         """Independent normals: over a parameter, over the logarithm of a positive one, over `log_noise_std`."""
@@ -92,6 +93,16 @@ class ParametricRegression(Regression):
     def latent_name(self, name: str) -> str:
         """The name in θ of a parameter: `log_<name>` of a positive one, else its own."""
         return f"log_{name}" if isinstance(self.priors[name], LogNormal) else name
+
+    def _check_names(self) -> None:
+        """Two quantities under one name would be one, in silence."""
+        latents = [*map(self.latent_name, self.priors), "log_noise_std"]
+        twice = sorted({name for name in latents if latents.count(name) > 1})
+        require((not twice, f"need other names in priors: a positive x is latent as log_x, so two would be {twice}"))
+        if self.derived is not None:
+            median = {name: prior.loc[None] for name, prior in self.prior().items() if isinstance(prior, Normal)}
+            taken = sorted(self.derived(self._parameters(median)).keys() & {*self.priors, "noise_std"})
+            require((not taken, f"need names of their own for derived quantities, {taken} are parameters"))
 
     def physical(self, theta: Mapping[str, Tensor]) -> Theta:
         """θ {name: [K, ...]} → parameters and derived quantities in their units, and `noise_std`: {name: [K, ...]}."""

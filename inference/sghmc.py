@@ -123,7 +123,8 @@ def fit(
             chains.tune()
         chains.run(num_sampling, keep_every=math.ceil(num_sampling / num_draws))
     except FloatingPointError as error:
-        message = f"{error} of {num_burning + num_sampling}: lower step_size, got {step_size}, or burn in longer"
+        message = f"{error} of {num_burning + num_sampling}: lower step_size, got {step_size}, or burn in longer; "
+        message += f"or the search before went wrong: lower learning_rate, got {learning_rate}, or standardise the data"
         raise DivergedFitError(*chains.result(message)) from error
     return chains.result()
 

@@ -30,6 +30,7 @@ from bayes_mbrl.inference import (
 )
 from bayes_mbrl.inference.base import Model, Posterior, Theta, load_posterior, parameter_shapes, save_posterior
 from bayes_mbrl.inference.network import BayesianNetwork
+from bayes_mbrl.inference.optimise import DivergedFitError
 
 Problem = Callable[..., tuple[BayesianNetwork, Tensor, Tensor]]
 
@@ -197,6 +198,22 @@ def test_bad_data_are_refused(case: Case, problem: tuple[BayesianNetwork, Tensor
         case.fit(model, x, bad, seed=3)
     with pytest.raises(ValueError, match=r"need x \[N, 3\] and y \[N, 2\], got .* 1\]"):
         case.fit(model, x, y[:, :1], seed=3)
+
+
+def test_a_diverging_fit_keeps_the_last_finite_state(
+    case: Case, problem: tuple[BayesianNetwork, Tensor, Tensor]
+) -> None:
+    """Every fit that follows a gradient; one with a learning rate that overflows."""
+    if "num_steps" not in case.settings:
+        return  # NUTS and the exact posterior have no learning rate
+    model, x, y = problem
+    steps = {"num_steps": 60, "learning_rate": 1e200 if model.dtype == torch.float64 else 1e30}
+    replaced = dataclasses.replace(case, settings={**case.settings, **steps})
+    with pytest.raises(DivergedFitError, match=r"diverged at step \d+ of \d+: lower ") as raised:
+        replaced.fit(model, x, y, seed=3)
+    kept = draw(raised.value.posterior)
+    assert all(value.isfinite().all() for value in kept.values())
+    assert model.log_likelihood(kept, x, y).shape == (7, len(x))
 
 
 @pytest.mark.parametrize("num_data", [1, 2])

@@ -99,6 +99,17 @@ def test_impossible_models() -> None:
         lognormal_prior(-1, 1)
 
 
+def test_names_that_would_be_one_are_refused() -> None:
+    normal = Normal(torch.tensor(0.0), torch.tensor(1.0))
+    sizes = {"input_dim": 1, "output_dim": 1}
+    with pytest.raises(ValueError, match=r"latent as log_x, so two would be \['log_x'\]"):
+        ParametricRegression(wave, {"x": lognormal_prior(1.0, 2.0), "log_x": normal}, **sizes)
+    with pytest.raises(ValueError, match=r"so two would be \['log_noise_std'\]"):
+        ParametricRegression(wave, {"log_noise_std": normal}, **sizes)
+    with pytest.raises(ValueError, match=r"derived quantities, \['a'\] are parameters"):
+        ParametricRegression(wave, {"a": normal}, derived=lambda p: {"a": 7 * p["a"], "b": p["a"]}, **sizes)
+
+
 def test_a_function_of_the_wrong_shape_says_so(generator: torch.Generator) -> None:
     wrong = ParametricRegression(lambda p, x, lib: p["amplitude"] * x[..., 0], PRIORS, input_dim=1, output_dim=2)
     with pytest.raises(ValueError, match=r"need the function's mean as \[\.\.\., 4, 2\], got \[3, 4\]"):
