@@ -111,7 +111,7 @@ POSTERIORS = Table(
             "bayes_mbrl.inference.svi:fit",
             ("bayes_mbrl.inference.svi:MeanFieldPosterior",),
             # Bayes is kl_weight 1: correct, but it learns more slowly from the first few hundred transitions.
-            settings={"kl_weight": 0.3},
+            settings={"kl_weight": 0.3, "learning_rate": 0.01},
             defaults={"dynamics": {"hidden": [50, 50]}},
         ),
         "ensemble": Row(
@@ -132,7 +132,7 @@ POSTERIORS = Table(
             "a normal over all weights with a few directions in which they are known together, fitted by Pyro",
             "bayes_mbrl.inference.low_rank:fit",
             ("bayes_mbrl.inference.low_rank:LowRankPosterior",),
-            settings={"kl_weight": 0.3},
+            settings={"kl_weight": 0.3, "learning_rate": 0.01},
             defaults={"dynamics": {"hidden": [50, 50]}},
         ),
         "concrete-dropout": Row(
