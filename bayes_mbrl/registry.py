@@ -127,6 +127,7 @@ POSTERIORS = Table(
             ("bayes_mbrl.inference.dropout:DropoutPosterior",),
             settings={"rate": 0.01, "kl_weight": 0.1},
             defaults={"dynamics": {"hidden": [100, 100]}},
+            requires={"dynamics": "network"},  # hidden units to drop
         ),
         "low-rank": Row(
             "a normal over all weights with a few directions in which they are known together, fitted by Pyro",
@@ -141,6 +142,7 @@ POSTERIORS = Table(
             ("bayes_mbrl.inference.dropout:DropoutPosterior",),
             settings={"kl_weight": 0.1},
             defaults={"dynamics": {"hidden": [100, 100]}},
+            requires={"dynamics": "network"},  # hidden units to drop
         ),
         "laplace": Row(
             "a normal at the best θ by the curvature there, over the network's last layer or all parameters",

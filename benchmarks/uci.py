@@ -113,9 +113,9 @@ FAMILIES: Mapping[str, Family] = {
     ),
     "point": Family("point", {"num_steps": 600, "prior_weight": 1.0}, _MAXIMUM),
     "laplace": Family("laplace", {"num_steps": 600}, _MAXIMUM),
-    "low-rank": Family("low-rank", {"num_steps": 3000}, num_splits=5),
-    "sghmc": Family("sghmc", {"step_size": 0.1, "num_steps": 8000}, num_splits=5),
-    "nuts": Family("nuts", {"num_chains": 2, "num_warmup": 300, "num_draws": 250, "max_tree_depth": 8}, num_splits=5),
+    "low-rank": Family("low-rank", {"num_steps": 3000, "learning_rate": 0.01, "num_particles": 4}, num_splits=2),
+    "sghmc": Family("sghmc", {"step_size": 0.1, "num_steps": 8000}, num_splits=2),
+    "nuts": Family("nuts", {"num_chains": 2, "num_warmup": 300, "num_draws": 250, "max_tree_depth": 8}, num_splits=2),
 }
 
 

@@ -119,8 +119,8 @@ def fit(
         raise ValueError(f"need a Regression, whose mean and std have known information, got a {type(model).__name__}")
     model.check_widths(x, y)
     names = _random_parameters(model, subset, max_parameters)
-    start = None
-    if warm_start is not None:
+    start = warm_start if isinstance(warm_start, DrawsPosterior) else None  # a point: of a search that diverged, say
+    if warm_start is not None and start is None:
         last = warm_start_as(LaplacePosterior, warm_start, model)
         start = DrawsPosterior({name: value[None] for name, value in {**last.random, **last.fixed}.items()})
     maximum, info = point.fit(

@@ -11,6 +11,7 @@ from bayes_mbrl.inference import exact_linear, laplace
 from bayes_mbrl.inference.base import Model, log_prior, parameter_shapes
 from bayes_mbrl.inference.laplace import LaplacePosterior
 from bayes_mbrl.inference.network import BayesianNetwork
+from bayes_mbrl.inference.optimise import DivergedFitError
 from bayes_mbrl.inference.parametric import ParametricRegression, lognormal_prior
 
 Problem = Callable[..., tuple[BayesianNetwork, Tensor, Tensor]]
@@ -247,3 +248,14 @@ def test_other_models_are_refused(network_problem: Problem, generator: torch.Gen
 
     with pytest.raises(ValueError, match=r"need a Regression, .* got a Other"):
         laplace.fit(Other(), x, y, generator=generator)
+
+
+def test_goes_on_from_the_point_that_a_diverged_search_kept(
+    network_problem: Problem, generator: torch.Generator
+) -> None:
+    model, x, y = network_problem()
+    with pytest.raises(DivergedFitError) as raised:
+        laplace.fit(model, x, y, generator=generator, num_steps=60, learning_rate=1e200)
+    kept = raised.value.posterior
+    posterior, _ = laplace.fit(model, x, y, generator=generator, warm_start=kept, num_steps=1, learning_rate=1e-30)
+    torch.testing.assert_close(posterior.fixed["weight_0"], kept.sample(1, generator=generator)["weight_0"][0])

@@ -175,10 +175,10 @@ def test_every_posterior_learns_the_parameters(name: str, data: Transitions) -> 
     assert builder.agent(data, fitted).reward is toy_systems.DRIFT.reward
 
 
-def test_dropout_refuses(data: Transitions) -> None:
-    builder = _builder("env=" + DRIFT, "posterior=mc-dropout", "dynamics.system=toy_systems:DRIFT")
-    with pytest.raises(UserError, match="posterior mc-dropout: dropout needs hidden units"):
-        builder.fit(data, None, generator=torch.Generator())
+@pytest.mark.parametrize("posterior", ["mc-dropout", "concrete-dropout"])
+def test_dropout_is_refused_before_any_episode(posterior: str) -> None:
+    with pytest.raises(UserError, match=f"posterior {posterior} needs dynamics network, got physics"):
+        _builder("env=" + DRIFT, f"posterior={posterior}", "dynamics.system=toy_systems:DRIFT")
 
 
 def test_a_system_of_another_environment_is_refused_before_any_episode(tmp_path: pathlib.Path) -> None:
