@@ -294,7 +294,7 @@ assert os.waitpid(forked(lambda: run(root / "whole")), 0)[1] == 0
 whole = time.monotonic() - started
 points = {
     "acting": (experiment.Environment, "step", 8),
-    "fitting": (optimise, "_check_finite", 9),
+    "fitting": (optimise.torch, "_foreach_copy_", 9),
     "fitted": (experiment, "save_checkpoint", 2),
     "checkpoint_half_written": (checkpoint, "save_posterior", 2),
     "checkpoint_without_pointer": (checkpoint, "write_text", 4),
