@@ -13,7 +13,7 @@ import sys
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Annotated, ClassVar, Literal, ParamSpec, Self, TypeVar, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, ParamSpec, Self, TypeVar, get_args, get_origin
 
 import safetensors
 import safetensors.torch
@@ -62,6 +62,14 @@ class Model(ABC):
         of their own for each θ_k: [K, N, D] and [K, N, O].
         The factor N/n of a minibatch is the approximation's business and applied there, once.
         """
+
+    @property
+    def jax_log_likelihood(self) -> Callable[..., Any] | None:
+        """What NUTS needs of a model of your own: (θ {name: ...}, x [N, D], y [N, O]) → log p(y_i | x_i, θ) [N] in
+        jax.numpy, for one θ. Every fit holds it against `log_likelihood`. A function that is the same object each time
+        is compiled once. None: NUTS refuses the model.
+        """
+        return None
 
     def doubts(self, x: Tensor, y: Tensor) -> list[str]:
         """What about finite data does not suit this prior: a sentence each, with the cure."""

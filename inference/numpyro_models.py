@@ -31,20 +31,14 @@ class NumpyroModel:
 
     shapes: tuple[tuple[str, tuple[int, ...]], ...]
     """(name, shape) of the parameters, in the order in which they make a vector [P]."""
-    predict: Callable[[Mapping[str, Array], Array], tuple[Array, Array]]
-    """(θ, x [N, D]) → (mean, std), both [N, O] or broadcast to it."""
-    degrees_of_freedom: float | None
-    """Of a Student-t likelihood; None is a normal one."""
+    observe: Callable[[Mapping[str, Array], Array, Array], None]
+    """(θ, x [N, D], y [N, O]): the statement of NumPyro that y was observed."""
 
     def __call__(self, prior_loc: Array, prior_scale: Array, x: Array, y: Array) -> None:
         """p(θ) Π_i p(y_i | x_i, θ): mean and std of the normal priors [P], x [N, D], y [N, O]."""
         loc, scale = self.split(prior_loc), self.split(prior_scale)
         theta = {name: numpyro.sample(name, distributions.Normal(loc[name], scale[name]).to_event()) for name in loc}
-        mean, std = self.predict(theta, x)
-        noise: Any = distributions.Normal(mean, std)
-        if (nu := self.degrees_of_freedom) is not None:
-            noise = distributions.StudentT(nu, mean, std * math.sqrt((nu - 2) / nu))
-        numpyro.sample("y given x", noise.to_event(), obs=y)
+        self.observe(theta, x, y)
 
     def split(self, vector: Array) -> dict[str, Array]:
         """[P] → {name: shape}."""
@@ -55,6 +49,9 @@ class NumpyroModel:
 
 def numpyro_model(model: Model) -> NumpyroModel:
     """The NumPyro declaration of a model. Raises ValueError for a kind of model that has none."""
+    shapes = tuple((name, tuple(shape)) for name, shape in parameter_shapes(model).items())
+    if model.jax_log_likelihood is not None:
+        return NumpyroModel(shapes, _Own(model.jax_log_likelihood))
     predict: Callable[[Mapping[str, Array], Array], tuple[Array, Array]]
     if isinstance(model, BayesianNetwork):
         predict = _Network(
@@ -72,11 +69,36 @@ def numpyro_model(model: Model) -> NumpyroModel:
         predict = _Parametric(model.function, latents, model.min_std)
     else:
         raise ValueError(
-            f"NUTS knows BayesianNetwork and ParametricRegression, got a {type(model).__name__}: "
-            "declare it in inference/numpyro_models.py"
+            f"NUTS knows BayesianNetwork and ParametricRegression, got a {type(model).__name__}: give it a "
+            "jax_log_likelihood, its log_likelihood for one θ in jax.numpy"
         )
-    shapes = tuple((name, tuple(shape)) for name, shape in parameter_shapes(model).items())
-    return NumpyroModel(shapes, predict, _degrees_of_freedom(model.likelihood))
+    return NumpyroModel(shapes, _Regression(predict, _degrees_of_freedom(model.likelihood)))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Regression:
+    """y about a mean, with a std, both [N, O] or broadcast to it."""
+
+    predict: Callable[[Mapping[str, Array], Array], tuple[Array, Array]]
+    degrees_of_freedom: float | None
+    """Of a Student-t likelihood; None is a normal one."""
+
+    def __call__(self, theta: Mapping[str, Array], x: Array, y: Array) -> None:
+        mean, std = self.predict(theta, x)
+        noise: Any = distributions.Normal(mean, std)
+        if (nu := self.degrees_of_freedom) is not None:
+            noise = distributions.StudentT(nu, mean, std * math.sqrt((nu - 2) / nu))
+        numpyro.sample("y given x", noise.to_event(), obs=y)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Own:
+    """A user's `jax_log_likelihood`."""
+
+    log_likelihood: Callable[[Mapping[str, Array], Array, Array], Array]
+
+    def __call__(self, theta: Mapping[str, Array], x: Array, y: Array) -> None:
+        numpyro.factor("y given x", self.log_likelihood(theta, x, y).sum())
 
 
 @dataclasses.dataclass(frozen=True)

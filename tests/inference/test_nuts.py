@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Normal
 
 from bayes_mbrl.inference import exact_linear, numpyro_sampler, nuts
-from bayes_mbrl.inference.base import Theta, log_prior
+from bayes_mbrl.inference.base import Model, Theta, log_prior
 from bayes_mbrl.inference.draws import DrawsPosterior
 from bayes_mbrl.inference.likelihoods import NORMAL, Likelihood
 from bayes_mbrl.inference.network import BayesianNetwork
@@ -412,3 +412,57 @@ def test_jax_is_loaded_by_nuts_alone_and_moves_no_global_state() -> None:
     """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout == "[]\n['jax', 'numpyro'] True\n"
+
+
+# A model of one's own
+
+
+class Logistic(Model):
+    """p(y = 1) = sigmoid(slope · x): neither network nor regression."""
+
+    def prior(self) -> dict[str, Distribution]:
+        return {"slope": Normal(torch.zeros((), dtype=torch.float64), torch.full((), 2.0, dtype=torch.float64))}
+
+    def log_likelihood(self, theta: Mapping[str, Any], x: Tensor, y: Tensor) -> Tensor:
+        sign = (2 * y - 1)[..., 0]
+        return torch.nn.functional.logsigmoid(sign * theta["slope"][..., None] * x[..., 0])
+
+    def initial(self, n: int, *, generator: torch.Generator) -> Theta:
+        return {"slope": torch.zeros(n, dtype=torch.float64)}
+
+
+class LogisticWithJax(Logistic):
+    jax_log_likelihood = staticmethod(
+        lambda theta, x, y: jax.nn.log_sigmoid((2 * y[:, 0] - 1) * theta["slope"] * x[:, 0])
+    )
+
+
+class WrongInJax(Logistic):
+    jax_log_likelihood = staticmethod(lambda theta, x, y: jax.nn.log_sigmoid(theta["slope"] * x[:, 0]))
+
+
+def logistic_data() -> tuple[Tensor, Tensor]:
+    x = standard_normal(40, 1, seed=1)
+    share = torch.rand(40, 1, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    return x, (share < torch.sigmoid(1.5 * x)).double()
+
+
+@pytest.mark.slow
+def test_a_model_of_ones_own_against_a_grid() -> None:
+    x, y = logistic_data()
+    posterior, _ = nuts.fit(LogisticWithJax(), x, y, generator=torch.Generator().manual_seed(0))
+    slope = posterior.draws["slope"]
+    grid = torch.linspace(-4, 8, 4001, dtype=torch.float64)
+    weight = torch.softmax(-0.5 * (grid / 2) ** 2 + LogisticWithJax().log_likelihood({"slope": grid}, x, y).sum(-1), 0)
+    mean = float((weight * grid).sum())
+    std = math.sqrt(float((weight * (grid - mean) ** 2).sum()))
+    assert abs(float(slope.mean()) - mean) < 5 * std / math.sqrt(400), "at least 400 effective draws of 2,000"
+    assert float(slope.std()) == pytest.approx(std, rel=0.1)
+
+
+def test_a_model_without_a_declaration_or_with_a_wrong_one_is_refused() -> None:
+    x, y = logistic_data()
+    with pytest.raises(ValueError, match="got a Logistic: give it a jax_log_likelihood"):
+        nuts.fit(Logistic(), x, y, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match="log joint"):
+        nuts.fit(WrongInJax(), x, y, generator=torch.Generator().manual_seed(0), num_warmup=2, num_draws=2)
