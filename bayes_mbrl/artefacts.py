@@ -28,7 +28,7 @@ from bayes_mbrl.dynamics.physics import PhysicsDynamics
 from bayes_mbrl.dynamics.standardise import Standardiser
 from bayes_mbrl.environments.known_truth import KNOWN_PARAMETERS
 from bayes_mbrl.files import write_text, writing
-from bayes_mbrl.inference.base import Posterior, Theta, save_posterior
+from bayes_mbrl.inference.base import Posterior, Theta, sample_prior, save_posterior
 from bayes_mbrl.rollout import imagine
 from bayes_mbrl.seeding import generator_for
 
@@ -144,7 +144,7 @@ def _parameter_draws(builder: Builder, dynamics: PhysicsDynamics, posterior: Pos
     """Posterior, prior and, where it is known, truth of all parameters and derived quantities but the noise."""
     generator = _generator(builder, "parameters")
     learned = dynamics.parameters(posterior.sample(NUM_PARAMETER_DRAWS, generator=generator))
-    believed = dynamics.parameters(dynamics.model.sample_prior(NUM_PARAMETER_DRAWS, generator=generator))
+    believed = dynamics.parameters(sample_prior(dynamics.model, NUM_PARAMETER_DRAWS, generator=generator))
     truth = {**KNOWN_PARAMETERS.get(builder.environment.spec.name, {}), **dynamics.system.truth}
     units = dynamics.system.units
     return [

@@ -27,6 +27,7 @@ from pyro.infer.autoguide import AutoNormal
 from torch import Tensor, nn
 
 from bayes_mbrl.inference import concrete_dropout, dropout, ensemble, laplace, low_rank, point, sghmc, svi
+from bayes_mbrl.inference.base import sample_prior
 from bayes_mbrl.inference.network import BayesianNetwork
 from bayes_mbrl.inference.pyro_elbo import as_pyro_program
 
@@ -197,7 +198,7 @@ def family(generator: torch.Generator, module: ModuleType, **settings: object) -
 def predictions(x: Tensor, generator: torch.Generator, batched: bool) -> Steps:
     """The prediction of 100 samples of θ for 100 data, in one pass or one network at a time."""
     model = network()
-    theta = svi.prior_posterior(model).sample(100, generator=generator)
+    theta = sample_prior(model, 100, generator=generator)
     each = [{name: value[k] for name, value in theta.items()} for k in range(100)]
 
     def steps(n: int) -> None:

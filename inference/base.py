@@ -124,6 +124,20 @@ def normal_prior(model: Model) -> dict[str, Normal]:
     return normal
 
 
+def sample_prior(model: Model, n: int, *, generator: torch.Generator, spread: float = 1.0) -> Theta:
+    """n draws θ ~ p(θ), or with a `spread` below 1 closer to its mean: {name: [n, ...]}.
+
+    With `Regression.sample` these are prior-predictive draws; in a `DrawsPosterior`, a posterior that has seen no data.
+    Raises ValueError unless the prior is normal.
+    """
+    return {
+        name: torch.addcmul(
+            prior.loc, spread * prior.scale, prior.loc.new_empty(n, *prior.loc.shape).normal_(generator=generator)
+        )
+        for name, prior in normal_prior(model).items()
+    }
+
+
 def warm_start_as(kind: type[Q], warm_start: Posterior, model: Model) -> Q:
     """The posterior to start from. Raises ValueError when it is of another kind or over other parameters."""
     if not isinstance(warm_start, kind):

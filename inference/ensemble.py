@@ -22,6 +22,7 @@ from bayes_mbrl.inference.base import (
     log_prior,
     normal_prior,
     require,
+    sample_prior,
     warm_start_as,
 )
 from bayes_mbrl.inference.draws import DrawsPosterior
@@ -99,14 +100,10 @@ def _initial_members(model: Model, warm_start: Posterior | None, generators: lis
 
 def _randomised_prior(model: Model, generators: list[torch.Generator]) -> dict[str, Distribution]:
     """The prior about a draw of itself for each member: normals with loc [E, ...]."""
+    draws = [sample_prior(model, 1, generator=member) for member in generators]
     return {
-        name: Normal(
-            torch.stack(
-                [torch.addcmul(p.loc, p.scale, torch.empty_like(p.loc).normal_(generator=g)) for g in generators]
-            ),
-            p.scale,
-        )
-        for name, p in normal_prior(model).items()
+        name: Normal(torch.cat([draw[name] for draw in draws]), prior.scale)
+        for name, prior in normal_prior(model).items()
     }
 
 

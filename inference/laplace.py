@@ -31,6 +31,7 @@ from bayes_mbrl.inference.base import (
 )
 from bayes_mbrl.inference.draws import DrawsPosterior
 from bayes_mbrl.inference.optimise import FitInfo
+from bayes_mbrl.inference.parameter_vector import ParameterVector
 from bayes_mbrl.inference.regression import Regression
 
 Subset = Literal["last-layer", "all"]
@@ -56,9 +57,9 @@ class LaplacePosterior(Posterior):
         """mean + factor ε, ε standard normal, and n copies of what is fixed: {name: [n, ...]}."""
         noise = self.factor.new_empty(n, len(self.factor)).normal_(generator=generator)
         draws = {name: value.expand(n, *value.shape).clone() for name, value in {**self.random, **self.fixed}.items()}
-        deviations = torch.split(noise @ self.factor.T, [mean.numel() for mean in self.random.values()], -1)
-        for name, deviation in zip(self.random, deviations, strict=True):
-            draws[name] += deviation.view_as(draws[name])
+        vector = ParameterVector({name: mean.shape for name, mean in self.random.items()})
+        for name, deviation in vector.split(noise @ self.factor.T).items():
+            draws[name] += deviation
         return draws
 
     def tensors(self) -> dict[str, Tensor]:
@@ -166,20 +167,17 @@ def _random_parameters(model: Model, subset: Subset, max_parameters: int) -> lis
 def _precision(model: Regression, random: Theta, fixed: Theta, x: Tensor, y: Tensor) -> tuple[Tensor, float]:
     """(Λ [P, P] in float64, log p(y | x, θ) + log p(random)) at θ = (random, fixed)."""
     about_mean, about_std = model.likelihood.fisher_information
-    sizes = [value.numel() for value in random.values()]
-    vector = torch.cat([value.flatten() for value in random.values()])
+    order = ParameterVector.of(model, random)
+    vector = order.join(random)
 
     def outputs(vector: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
         """(mean and std [2 O], std [O]) of one datum."""
-        parts = zip(random.items(), torch.split(vector, sizes), strict=True)
-        theta = {name: part.view_as(value) for (name, value), part in parts}
-        mean, std = model.predict({**theta, **fixed}, row[None])
+        mean, std = model.predict({**order.split(vector), **fixed}, row[None])
         return torch.cat([mean[0], std[0]]), std[0]
 
     jacobians = torch.func.vmap(torch.func.jacrev(outputs, has_aux=True), (None, 0))
     prior = normal_prior(model)
-    scale = torch.cat([prior[name].scale.flatten() for name in random])
-    precision = torch.diag(scale.double() ** -2)
+    precision = torch.diag(order.join_normal(prior).scale.double() ** -2)
     log_joint = log_prior({name: prior[name] for name in random}, {name: value[None] for name, value in random.items()})
     log_joint = log_joint.double()
     theta = {**random, **fixed}

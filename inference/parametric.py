@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, LogNormal, Normal
 
-from bayes_mbrl.inference.base import Theta, require
+from bayes_mbrl.inference.base import Theta, require, sample_prior
 from bayes_mbrl.inference.layers import Parameter
 from bayes_mbrl.inference.likelihoods import LikelihoodName, likelihood_by_name
 from bayes_mbrl.inference.regression import Regression
@@ -110,17 +110,13 @@ class ParametricRegression(Regression):
         derived = {} if self.derived is None else self.derived(values)
         return {**values, **derived, "noise_std": self._noise_std(theta)}
 
-    def sample_prior(self, n: int, *, generator: torch.Generator) -> Theta:
-        """n draws θ ~ p(θ): {name: [n, ...]}."""
-        return self._near_prior(n, 1.0, generator)
-
     def initial(self, n: int, *, generator: torch.Generator) -> Theta:
         """The prior's median, a tenth of its std beside it, and much noise, 3 std above its median: {name: [n, ...]}.
 
         Parameters that are still wrong leave large residuals. Under a small noise their gradients would be so huge
         that Adam, which remembers them for a thousand steps, would hardly move after.
         """
-        start = self._near_prior(n, 0.1, generator)
+        start = sample_prior(self, n, generator=generator, spread=0.1)
         return {**start, "log_noise_std": start["log_noise_std"] + 3 * self._noise_prior.scale}
 
     def predict(
@@ -146,15 +142,6 @@ class ParametricRegression(Regression):
 
     def _noise_std(self, theta: Mapping[str, Tensor]) -> Tensor:
         return self.min_std + theta["log_noise_std"].exp()
-
-    def _near_prior(self, n: int, spread: float, generator: torch.Generator) -> Theta:
-        """Median + spread · std · ε, ε standard normal."""
-        near = {}
-        for name, prior in self.prior().items():
-            assert isinstance(prior, Normal)
-            noise = prior.loc.new_empty(n, *prior.batch_shape).normal_(generator=generator)
-            near[name] = prior.loc + spread * prior.scale * noise
-        return near
 
 
 def lognormal_prior(median: float, factor: float) -> LogNormal:

@@ -138,15 +138,6 @@ def warmed_up(kl_weight: float, step: int, num_warmup: float) -> float:
     return kl_weight * min(1.0, (step + 1) / max(1.0, num_warmup))
 
 
-def prior_posterior(model: Model) -> MeanFieldPosterior:
-    """The model's prior as a posterior that has seen no data: whatever takes a posterior then shows the prior's.
-
-    Raises ValueError unless the prior is normal.
-    """
-    prior = normal_prior(model)
-    return MeanFieldPosterior(*({name: getattr(prior[name], part) for name in prior} for part in ("loc", "scale")))
-
-
 def elbo(
     model: Model, posterior: MeanFieldPosterior, x: Tensor, y: Tensor, *, num_samples: int, generator: torch.Generator
 ) -> tuple[float, float]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Gamma, LogNormal, Normal
 
-from bayes_mbrl.inference.base import log_prior, parameter_shapes
+from bayes_mbrl.inference.base import log_prior, parameter_shapes, sample_prior
 from bayes_mbrl.inference.parametric import ParametricRegression, lognormal_prior
 
 PRIORS = {
@@ -119,7 +119,7 @@ def test_a_function_of_the_wrong_shape_says_so(generator: torch.Generator) -> No
 def test_derived_quantities_are_reported_and_no_parameters(generator: torch.Generator) -> None:
     """The wave's function would fail on a derived name it does not know, and no latent belongs to one."""
     plain, wavy = model(), model(derived=lambda p: {"half_life": math.log(2) / p["decay"]})
-    theta = wavy.sample_prior(4, generator=generator)
+    theta = sample_prior(wavy, 4, generator=generator)
     assert parameter_shapes(wavy) == parameter_shapes(plain) == {n: v.shape[1:] for n, v in theta.items()}
     assert wavy.physical(theta).keys() - plain.physical(theta).keys() == {"half_life"}
     torch.testing.assert_close(wavy.physical(theta)["half_life"], math.log(2) / theta["log_decay"].exp())
@@ -130,7 +130,7 @@ def test_derived_quantities_are_reported_and_no_parameters(generator: torch.Gene
 def test_draws_of_the_prior_have_its_moments(generator: torch.Generator) -> None:
     n = 100_000
     wavy = model(noise_log_std=0.7)
-    theta = wavy.sample_prior(n, generator=generator)
+    theta = sample_prior(wavy, n, generator=generator)
     for name, prior in wavy.prior().items():
         error = 5 * prior.stddev / math.sqrt(n)
         assert bool(((theta[name].mean(0) - prior.mean).abs() < error).all())

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
 from bayes_mbrl.inference import exact_linear, svi
-from bayes_mbrl.inference.base import normal_prior
+from bayes_mbrl.inference.base import normal_prior, sample_prior
 from bayes_mbrl.inference.network import BayesianNetwork
 from bayes_mbrl.inference.optimise import DivergedFitError
 from bayes_mbrl.inference.svi import MeanFieldPosterior
@@ -168,10 +168,10 @@ def test_gradients_are_equal_in_expectation_and_least_noisy_drawn_locally(
     assert noise["local-reparameterisation"] < 0.8
 
 
-def test_the_prior_as_a_posterior(network_problem: Problem, generator: torch.Generator) -> None:
+def test_prior_predictive_draws(network_problem: Problem, generator: torch.Generator) -> None:
     """Prior-predictive draws: y of a linear model with the prior's scale has variance Σ x² 1.5²/3 + 1.5² + noise²."""
     model, x, _ = network_problem(hidden=(), noise="fixed", noise_std=0.5, prior_scale=1.5)
-    theta = svi.prior_posterior(model).sample(40_000, generator=generator)
+    theta = sample_prior(model, 40_000, generator=generator)
     drawn = model.sample(theta, x[:2], generator=generator)
     expected = (x[:2] ** 2).sum(1) * 1.5**2 / 3 + 1.5**2 + 0.25
     torch.testing.assert_close(drawn.var(0), expected[:, None].expand(2, 2), rtol=0.05, atol=0)

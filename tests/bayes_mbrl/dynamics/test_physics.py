@@ -20,6 +20,7 @@ from bayes_mbrl.data import Transitions
 from bayes_mbrl.dynamics.physics import SYSTEMS, PhysicsDynamics, System, load_system
 from bayes_mbrl.environments.adapter import Environment
 from bayes_mbrl.errors import UserError
+from bayes_mbrl.inference.base import sample_prior
 from bayes_mbrl.inference.scratch import Buffers
 from bayes_mbrl.registry import POSTERIORS
 
@@ -58,7 +59,7 @@ def test_data_are_raw_inputs_and_changes_in_units_of_their_std(drift: PhysicsDyn
 
 
 def test_prediction_by_hand_whatever_axes_the_states_have(drift: PhysicsDynamics, generator: torch.Generator) -> None:
-    theta = drift.model.sample_prior(5, generator=generator)
+    theta = sample_prior(drift.model, 5, generator=generator)
     states = torch.randn(5, 2, 4, 2, generator=generator).double()
     own = torch.randn(5, 2, 4, 1, generator=generator).double()
     for actions in (own, own[0], own[0, 0]):
@@ -80,7 +81,7 @@ def test_what_is_planned_with_is_what_was_fitted(
     drift: PhysicsDynamics, data: Transitions, generator: torch.Generator
 ) -> None:
     """The regression model, in units of std of Δs, and the dynamics say the same, density included."""
-    theta = drift.model.sample_prior(3, generator=generator)
+    theta = sample_prior(drift.model, 3, generator=generator)
     x, _ = drift.regression_data(data)
     mean, std = drift.predict(theta, data.state.expand(3, -1, -1), data.action)
     scale = (data.next_state - data.state).std(0, correction=0)
