@@ -28,6 +28,7 @@ from bayes_mbrl.dynamics.physics import PhysicsDynamics
 from bayes_mbrl.dynamics.standardise import Standardiser
 from bayes_mbrl.environments.known_truth import KNOWN_PARAMETERS
 from bayes_mbrl.files import write_text, writing
+from bayes_mbrl.fit_record import save_tensors
 from bayes_mbrl.inference.base import Posterior, Theta, sample_prior, save_posterior
 from bayes_mbrl.rollout import imagine
 from bayes_mbrl.seeding import generator_for
@@ -71,6 +72,10 @@ def write(
         write_text(paths["evaluation"], json.dumps({"num_transitions": len(state.transitions), "returns": returns}))
         paths["posterior"].parent.mkdir(exist_ok=True)
         save_posterior(state.posterior, paths["posterior"])
+        save_tensors(state.fit, paths["posterior"].with_name("fit.safetensors"))
+        if evaluation:
+            paths["evaluation episodes"] = folder / "evaluation.npz"
+            Transitions.concatenate([episode.transitions for episode in evaluation]).save(paths["evaluation episodes"])
         save_tree(_tree(builder, dynamics, theta, state.transitions), paths["ArviZ"])
         curve = _learning_curve(builder, state, evaluation)
         figure = run_figure(

@@ -1,8 +1,8 @@
 """Checkpoints: a new folder each time, then a pointer to it, so that a kill at any point leaves a whole one.
 
 `checkpoint/latest` names the newest of `checkpoint/000001`, `checkpoint/000002`, ...; that one and the one before are
-kept. A checkpoint holds `transitions.npz`, `posterior.safetensors` and `state.json`, which has the sizes and SHA-256
-sums of the others and its own. No pickle.
+kept. A checkpoint holds `transitions.npz`, `posterior.safetensors`, `fit.safetensors` and `state.json`, which has the
+sizes and SHA-256 sums of the others and its own. No pickle.
 """
 
 import contextlib
@@ -15,15 +15,18 @@ import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from torch import Tensor
+
 from bayes_mbrl.data import Transitions
 from bayes_mbrl.errors import UserError
 from bayes_mbrl.files import flush_to_disk, write_text, writing
+from bayes_mbrl.fit_record import load_tensors, save_tensors
 from bayes_mbrl.inference.base import Posterior, load_posterior, save_posterior
 
 FORMAT = 1
 """Version of what is written; to be raised when an older program could not read it."""
 
-_TRANSITIONS, _POSTERIOR, _STATE = "transitions.npz", "posterior.safetensors", "state.json"
+_TRANSITIONS, _POSTERIOR, _FIT, _STATE = "transitions.npz", "posterior.safetensors", "fit.safetensors", "state.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +41,8 @@ class RunState:
     faults_in_a_row: int = 0
     num_fitted: int = 0
     """The posterior has learned from this many of the first transitions."""
+    fit: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
+    """What the last fit told of itself: see fit_record.py."""
 
 
 def save_checkpoint(folder: pathlib.Path, state: RunState) -> None:
@@ -90,6 +95,7 @@ def load_checkpoint(folder: pathlib.Path, kinds: Mapping[str, type[Posterior]]) 
             Transitions.load(root / name / _TRANSITIONS) if _TRANSITIONS in content["files"] else None,
             load_posterior(root / name / _POSTERIOR, kinds) if _POSTERIOR in content["files"] else None,
             **content["state"],
+            fit=load_tensors(root / name / _FIT) if _FIT in content["files"] else {},
         )
 
 
@@ -105,6 +111,8 @@ def _write(partial: pathlib.Path, state: RunState) -> None:
         state.transitions.save(partial / _TRANSITIONS)
     if state.posterior is not None:
         save_posterior(state.posterior, partial / _POSTERIOR)
+    if state.fit:
+        save_tensors(state.fit, partial / _FIT)
     files = {}
     for path in sorted(partial.iterdir()):
         flush_to_disk(path)
@@ -113,7 +121,7 @@ def _write(partial: pathlib.Path, state: RunState) -> None:
     rest = {
         field.name: getattr(state, field.name)
         for field in dataclasses.fields(state)
-        if field.name not in ("transitions", "posterior")
+        if field.name not in ("transitions", "posterior", "fit")
     }
     content = {"files": files, "state": rest}
     document = {"format": FORMAT, "sha256": _sum(_canonical(content)), "content": content}

@@ -21,11 +21,13 @@ from bayes_mbrl.config import Config
 from bayes_mbrl.data import Transitions
 from bayes_mbrl.environments.adapter import Environment, EnvironmentFault
 from bayes_mbrl.errors import UserError
+from bayes_mbrl.fit_record import fit_record
 from bayes_mbrl.inference.base import Posterior, parameter_shapes
 from bayes_mbrl.progress import Observer
 from bayes_mbrl.registry import posterior_kinds
 from bayes_mbrl.run_folder import MetricsLog, load_run, replace_config
 from bayes_mbrl.seeding import generator_for, stream_seed
+from bayes_mbrl.snapshots import save_snapshot
 
 MAX_FAULTS_IN_A_ROW = 3
 HELD_OUT_SAMPLES = 50
@@ -127,6 +129,7 @@ def _run(config: Config, folder: pathlib.Path, state: RunState, observer: Observ
             learning = _Learning(builder, dataclasses.replace(state, transitions=None), observer)
             learning.after_episode(state.transitions)
             state = learning.state
+            save_snapshot(folder, state.next_episode - 1, fitted(state)[1])
             save_checkpoint(folder, state)
         while not _is_done(config, state):
             try:
@@ -135,6 +138,8 @@ def _run(config: Config, folder: pathlib.Path, state: RunState, observer: Observ
                 save_checkpoint(folder, failure.state)
                 go_on = f"change that in {folder}/config.yaml, then bayes-mbrl resume {folder}"
                 raise UserError(f"{failure}; the data are kept: {go_on}") from failure
+            if state.faults_in_a_row == 0:
+                save_snapshot(folder, state.next_episode - 1, fitted(state)[1])
             save_checkpoint(folder, state)
             if state.faults_in_a_row >= MAX_FAULTS_IN_A_ROW:
                 raise UserError(
@@ -255,7 +260,7 @@ class _Learning:
         if self.state.posterior is None or self._refit_every is None:
             self._fit(transitions)
         self.state = dataclasses.replace(self.state, transitions=transitions)
-        return {"loss": self._loss, "num_transitions": len(transitions)}
+        return {"loss": self._loss, "num_transitions": len(transitions), "num_fitted": self.state.num_fitted}
 
     def with_episode(self, episode: Transitions) -> Transitions:
         """D and the episode."""
@@ -267,7 +272,11 @@ class _Learning:
         posterior, info = self._builder.fit(transitions, self.state.posterior, generator=generator)
         self._loss = info.final_loss
         self.state = dataclasses.replace(
-            self.state, transitions=transitions, posterior=posterior, num_fitted=len(transitions)
+            self.state,
+            transitions=transitions,
+            posterior=posterior,
+            num_fitted=len(transitions),
+            fit=fit_record(info),
         )
 
 

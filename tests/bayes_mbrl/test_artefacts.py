@@ -40,7 +40,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[pathlib.Path, Recorde
 def test_every_path_that_is_printed_exists(run: tuple[pathlib.Path, Recorder]) -> None:
     folder, recorder = run
     assert set(recorder.paths) == {
-        "picture", "ArviZ", "posterior", "transitions", "metrics", "evaluation", "configuration",
+        "picture", "ArviZ", "posterior", "transitions", "metrics", "evaluation", "evaluation episodes", "configuration",
     }  # fmt: skip
     for path in recorder.paths.values():
         assert path.is_relative_to(folder)

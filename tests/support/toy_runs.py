@@ -10,10 +10,12 @@ from bayes_mbrl import experiment
 from bayes_mbrl.checkpoint import RunState, load_checkpoint
 from bayes_mbrl.config import Config, resolve
 from bayes_mbrl.data import Transitions
+from bayes_mbrl.fit_record import load_tensors
 from bayes_mbrl.inference.base import load_posterior
 from bayes_mbrl.progress import Silent
 from bayes_mbrl.registry import posterior_kinds
 from bayes_mbrl.run_folder import load_run, new_run_folder
+from bayes_mbrl.snapshots import find_snapshots
 
 TINY = (
     "num_episodes=3", "num_evaluation_episodes=2", "planner.horizon=2", "planner.num_candidates=6",
@@ -97,6 +99,7 @@ def state_numbers(state: RunState) -> dict[str, Any]:
         "metrics": [_without_times(metrics) for metrics in state.metrics],
         "transitions": None if state.transitions is None else _bits(state.transitions.tensors()),
         "posterior": None if state.posterior is None else _bits(state.posterior.tensors()),
+        "fit": _bits(state.fit),
     }
 
 
@@ -110,6 +113,11 @@ def numbers(folder: pathlib.Path) -> dict[str, Any]:
         "evaluation": json.loads((folder / "evaluation.json").read_text()),
         "transitions": _bits(Transitions.load(folder / "transitions.npz").tensors()),
         "posterior": _bits(load_posterior(folder / "posterior" / "posterior.safetensors", kinds).tensors()),
+        "fit": _bits(load_tensors(folder / "posterior" / "fit.safetensors")),
+        "evaluation episodes": _bits(Transitions.load(folder / "evaluation.npz").tensors()),
+        "snapshots": {
+            number: _bits(load_posterior(path, kinds).tensors()) for number, path in find_snapshots(folder).items()
+        },
     }
 
 

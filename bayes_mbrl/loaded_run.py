@@ -1,0 +1,223 @@
+"""A run read back from its folder for analysis: as much of it as is there, and a sentence for all that is not.
+
+Axes: N transitions, S state, A action.
+"""
+
+import contextlib
+import dataclasses
+import json
+import pathlib
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bayes_mbrl.build import Builder
+from bayes_mbrl.config import Config
+from bayes_mbrl.data import Transitions
+from bayes_mbrl.dynamics.base import Dynamics
+from bayes_mbrl.environments.adapter import Environment
+from bayes_mbrl.errors import UserError
+from bayes_mbrl.fit_record import load_tensors
+from bayes_mbrl.inference.base import Posterior, load_posterior
+from bayes_mbrl.registry import posterior_kinds
+from bayes_mbrl.run_folder import load_run
+from bayes_mbrl.seeding import generator_for
+from bayes_mbrl.snapshots import find_snapshots
+
+
+@dataclasses.dataclass(frozen=True)
+class Knowledge:
+    """What a run believed at some time: p(θ | the first `num_fitted` transitions) and the dynamics θ belongs to."""
+
+    posterior: Posterior
+    dynamics: Dynamics
+    num_fitted: int
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedRun:
+    """A run's folder, read. What is None or empty is explained in `missing`."""
+
+    folder: pathlib.Path
+    config: Config
+    builder: Builder | None
+    """Makes agents and dynamics; None where the environment cannot be made here."""
+    metrics: Sequence[Mapping[str, Any]]
+    """A mapping for each training episode: see experiment.py. What was NaN is None."""
+    transitions: Transitions | None
+    """[N] of training, in the order in which they happened."""
+    evaluation: Transitions | None
+    """Of the evaluation episodes, which nothing was learned from."""
+    final: Knowledge | None
+    """At the end of the run."""
+    fit: Mapping[str, Tensor]
+    """What the last fit told of itself: see fit_record.py."""
+    snapshots: Mapping[int, pathlib.Path]
+    """Episode → the posterior after it."""
+    missing: Sequence[str]
+    """What is not there or cannot be used: a sentence each."""
+
+    @property
+    def name(self) -> str:
+        """The folder's own name."""
+        return self.folder.resolve().name
+
+    @property
+    def episodes(self) -> list[int]:
+        """Numbers of the training episodes there are transitions of."""
+        return [] if self.transitions is None else sorted(set(self.transitions.episode.tolist()))
+
+    def episode(self, number: int) -> Transitions:
+        """The transitions of one training episode. Raises KeyError where there is none."""
+        if self.transitions is None or number not in self.episodes:
+            raise KeyError(f"{self.name} has no transitions of episode {number}")
+        return self.transitions[self.transitions.episode == number]
+
+    @property
+    def unseen(self) -> Transitions | None:
+        """The evaluation episodes; where there are none, those of training that the posterior has not seen yet."""
+        if self.evaluation is not None:
+            return self.evaluation
+        if self.transitions is None or self.final is None or self.final.num_fitted >= len(self.transitions):
+            return None
+        return self.transitions[self.final.num_fitted :]
+
+    def knowledge_after(self, episode: int) -> Knowledge | None:
+        """What was believed after a training episode; None where no snapshot of it is kept."""
+        if episode not in self.snapshots or self.builder is None or self.transitions is None:
+            return None
+        kinds = posterior_kinds(self.config.posterior.name)
+        try:
+            posterior = load_posterior(self.snapshots[episode], kinds)
+        except (OSError, ValueError):
+            return None
+        num_fitted = self._num_fitted(episode)
+        return Knowledge(posterior, self.builder.dynamics(self.transitions[:num_fitted]), num_fitted)
+
+    def knowledge_before(self, episode: int) -> Knowledge | None:
+        """What the agent acted by when the episode began; None for the base policy's, and where no snapshot is kept."""
+        return self.knowledge_after(episode - 1)
+
+    def generator(self, purpose: str) -> torch.Generator:
+        """Random numbers for one purpose of the analysis: the same each time, whatever else is analysed."""
+        return generator_for(self.config.seed, "report", 2**32 + zlib.crc32(purpose.encode()))
+
+    def _num_fitted(self, episode: int) -> int:
+        assert self.transitions is not None
+        up_to = int((self.transitions.episode <= episode).sum())
+        rows = [row for row in self.metrics if row.get("episode") == episode]
+        return int(rows[0].get("num_fitted") or up_to) if rows else up_to
+
+
+@contextlib.contextmanager
+def open_run(folder: pathlib.Path) -> Iterator[LoadedRun]:
+    """Read what a run has left behind so far. Raises UserError where `folder` is no run at all."""
+    config = load_run(folder)
+    missing: list[str] = []
+    with contextlib.ExitStack() as stack:
+        builder = None
+        try:
+            builder = Builder(config, stack.enter_context(Environment(config.env)))
+        except UserError as error:
+            missing.append(f"the environment cannot be made here, so nothing is imagined: {error}")
+        transitions = _transitions(folder / "transitions.npz", missing) or _of_checkpoint(folder, missing)
+        evaluation = None
+        if config.num_evaluation_episodes:
+            evaluation = _transitions(folder / "evaluation.npz", missing)
+        run = LoadedRun(
+            folder,
+            config,
+            builder,
+            metrics=_metrics(folder / "metrics.jsonl", missing),
+            transitions=transitions,
+            evaluation=evaluation,
+            final=None,
+            fit=_fit(folder / "posterior" / "fit.safetensors", missing),
+            snapshots=find_snapshots(folder),
+            missing=(),
+        )
+        yield dataclasses.replace(run, final=_final(run, missing), missing=tuple(missing))
+
+
+def _final(run: LoadedRun, missing: list[str]) -> Knowledge | None:
+    """The posterior at the end; of a run that has not ended, that of the newest snapshot."""
+    if run.builder is None or run.transitions is None:
+        return None
+    path = run.folder / "posterior" / "posterior.safetensors"
+    last = max(run.snapshots, default=-1)
+    if not path.exists() and last >= 0:
+        missing.append(
+            f"{path.name} is missing, since the run has not ended: what it knew after episode {last} is shown"
+        )
+        return run.knowledge_after(last)
+    try:
+        posterior = load_posterior(path, posterior_kinds(run.config.posterior.name))
+    except (OSError, ValueError) as error:
+        missing.append(f"the posterior cannot be read, so nothing is predicted: {_reason(error)}")
+        return None
+    num_fitted = run._num_fitted(int(run.transitions.episode.max()))
+    return Knowledge(posterior, run.builder.dynamics(run.transitions[:num_fitted]), num_fitted)
+
+
+def _transitions(path: pathlib.Path, missing: list[str]) -> Transitions | None:
+    """All rows that are finite; the others are counted in `missing`."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {field.name: torch.from_numpy(file[field.name]) for field in dataclasses.fields(Transitions)}
+        sound = torch.ones(len(arrays["state"]), dtype=torch.bool)
+        for name in ("state", "action", "reward", "next_state"):
+            bad = ~torch.isfinite(arrays[name]).reshape(len(sound), -1).all(1)
+            sound &= ~bad
+            if bool(bad.any()):
+                missing.append(
+                    f"{path.name}: {name} is NaN or infinite in {int(bad.sum())} of {len(bad)} rows, first in row "
+                    f"{int(bad.int().argmax())}; these rows are in no figure"
+                )
+        return Transitions(**{name: values[sound] for name, values in arrays.items()})
+    except Exception as error:  # a damaged file may cause anything
+        missing.append(f"{path.name} cannot be read: {_reason(error)}")
+        return None
+
+
+def _of_checkpoint(folder: pathlib.Path, missing: list[str]) -> Transitions | None:
+    """The transitions of a run that has not ended."""
+    candidates = sorted((folder / "checkpoint").glob("[0-9]*/transitions.npz"))
+    return _transitions(candidates[-1], missing) if candidates else None
+
+
+def _metrics(path: pathlib.Path, missing: list[str]) -> list[dict[str, Any]]:
+    """All lines that can be read; the others are counted in `missing`."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        missing.append(f"{path.name} cannot be read, so there is no learning curve: {_reason(error)}")
+        return []
+    rows = []
+    for line in lines:
+        with contextlib.suppress(json.JSONDecodeError):
+            row = json.loads(line)
+            if isinstance(row, dict):
+                rows.append(row)
+    if damaged := len(lines) - len(rows):
+        missing.append(f"{path.name}: {damaged} of {len(lines)} lines cannot be read and are left out")
+    if nameless := sum(row.get("return") is None for row in rows):
+        missing.append(f"{path.name}: {nameless} of {len(rows)} episodes have no finite return")
+    return rows
+
+
+def _fit(path: pathlib.Path, missing: list[str]) -> dict[str, Tensor]:
+    try:
+        return load_tensors(path)
+    except (OSError, ValueError) as error:
+        missing.append(f"{path.name} cannot be read, so the fit's own statistics are not shown: {_reason(error)}")
+        return {}
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "it is not there"
+    return f"{type(error).__name__}: {error}"
