@@ -178,6 +178,54 @@ class Section:
     """What could not be shown, and why: a sentence each."""
 
 
+def is_log(chart: Chart) -> bool:
+    """Whether the y axis is drawn logarithmic: asked for, and something positive is there."""
+    return chart.log_y and any(bool((values > 0).any()) for mark in chart.marks for values in _heights(mark))
+
+
+def has_whole_x(chart: Chart) -> bool:
+    """Whether x counts: all x are whole numbers, so that its ticks had better be."""
+    places = [np.asarray(m.x, dtype=float) for m in chart.marks if isinstance(m, Line | Band | Points)]
+    others = any(isinstance(mark, Bars | Heatmap) for mark in chart.marks)
+    return bool(places) and not others and all(bool((x[np.isfinite(x)] % 1 == 0).all()) for x in places)
+
+
+def cell_edges(centres: Floats) -> Floats:
+    """[n + 1] edges half way between the centres [n] of cells; a single cell is 1 wide."""
+    centres = np.asarray(centres, dtype=float)
+    if len(centres) < 2:
+        return np.concatenate([centres - 0.5, centres + 0.5])
+    middle = 0.5 * (centres[1:] + centres[:-1])
+    return np.concatenate([[2 * centres[0] - middle[0]], middle, [2 * centres[-1] - middle[-1]]])
+
+
+def color_limits(values: Floats, *, diverging: bool = False) -> tuple[float, float]:
+    """The ends of a colour scale over what is finite; with `diverging` as far below 0 as above."""
+    finite = np.asarray(values, dtype=float)
+    finite = finite[np.isfinite(finite)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+    if diverging:
+        widest = max(abs(low), abs(high)) or 1.0
+        return -widest, widest
+    margin = 0.0 if high > low else 0.5 * abs(low) or 0.5
+    return low - margin, high + margin
+
+
+def _heights(mark: Mark) -> list[Floats]:
+    """What a mark shows along y."""
+    match mark:
+        case Line() | Points():
+            return [np.asarray(mark.y)]
+        case Band():
+            return [np.asarray(mark.low), np.asarray(mark.high)]
+        case Bars():
+            return [np.asarray(mark.heights)]
+        case Heatmap():
+            return [np.asarray(mark.y)]
+        case Rule():
+            return []
+
+
 def _problem(mark: Mark) -> str:
     """What is wrong with a mark's arrays; "" when nothing is."""
     if isinstance(mark, Rule):
