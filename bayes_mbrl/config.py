@@ -99,26 +99,30 @@ class Config(pydantic.BaseModel):
 
 
 def resolve(
-    overrides: Sequence[str] = (), *, options: Mapping[str, Any] | None = None, file: pathlib.Path | None = None
+    overrides: Sequence[str] = (),
+    *,
+    options: Mapping[str, Any] | None = None,
+    file: pathlib.Path | None = None,
+    needs_environment: bool = True,
 ) -> Config:
     """The configuration of a command line: `key=value` overrides and options (by key; None: not given) over a file.
 
-    Raises UserError with a line for every mistake.
+    Raises UserError with a line for every mistake; an environment that is not there is one if it is needed.
     """
     written, problems = yaml_subset.read_mapping(file) if file else ({}, [])
     typed, more = read_assignments(overrides, options or {})
     written = {key: value for key, value in written.items() if key not in _RECORDED}
-    return _from_layers([written, typed], [*problems, *more])
+    return _from_layers([written, typed], [*problems, *more], needs_environment)
 
 
 def from_mapping(mapping: Mapping[str, Any]) -> Config:
     """The configuration with these values over the defaults. Raises UserError with a line for every mistake."""
-    return _from_layers([mapping], [])
+    return _from_layers([mapping], [], needs_environment=True)
 
 
-def load(path: pathlib.Path) -> Config:
-    """The configuration in a file. Raises UserError with a line for every mistake."""
-    return resolve(file=path)
+def load(path: pathlib.Path, *, needs_environment: bool = True) -> Config:
+    """The configuration in a file. Raises UserError with a line for every mistake, see `resolve`."""
+    return resolve(file=path, needs_environment=needs_environment)
 
 
 def record(config: Config, command: str) -> str:
@@ -156,11 +160,11 @@ class _Findings:
         return list(dict.fromkeys([*self.problems, *described]))
 
 
-def _from_layers(mappings: Sequence[Mapping[str, Any]], problems: list[str]) -> Config:
+def _from_layers(mappings: Sequence[Mapping[str, Any]], problems: list[str], needs_environment: bool) -> Config:
     """What a person wrote, from weak to strong; every key in it must be known, unlike in the recommendations."""
     found = _Findings(problems)
     written = [as_layer(mapping, problems) for mapping in mappings]
-    environment = _environment_defaults(written, problems)
+    environment = _environment_defaults(written, problems if needs_environment else [])
     recommended: list[Layer] = []
     names: dict[str, str] = {}
     for section, table in SECTIONS.items():

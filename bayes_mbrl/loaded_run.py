@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import json
 import pathlib
+import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -60,6 +61,8 @@ class LoadedRun:
     """Episode → the posterior after it."""
     missing: Sequence[str]
     """What is not there or cannot be used: a sentence each."""
+    rows: Tensor = dataclasses.field(default_factory=lambda: torch.empty(0, dtype=torch.long))
+    """[N] where the transitions stood before rows that are not finite were left out."""
 
     @property
     def name(self) -> str:
@@ -108,15 +111,16 @@ class LoadedRun:
 
     def _num_fitted(self, episode: int) -> int:
         assert self.transitions is not None
-        up_to = int((self.transitions.episode <= episode).sum())
-        rows = [row for row in self.metrics if row.get("episode") == episode]
-        return int(rows[0].get("num_fitted") or up_to) if rows else up_to
+        recorded = [row.get("num_fitted") for row in self.metrics if row.get("episode") == episode]
+        if recorded and isinstance(recorded[0], int):
+            return int((self.rows < recorded[0]).sum())
+        return int((self.transitions.episode <= episode).sum())
 
 
 @contextlib.contextmanager
 def open_run(folder: pathlib.Path) -> Iterator[LoadedRun]:
     """Read what a run has left behind so far. Raises UserError where `folder` is no run at all."""
-    config = load_run(folder)
+    config = load_run(folder, needs_environment=False)
     missing: list[str] = []
     with contextlib.ExitStack() as stack:
         builder = None
@@ -124,10 +128,12 @@ def open_run(folder: pathlib.Path) -> Iterator[LoadedRun]:
             builder = Builder(config, stack.enter_context(Environment(config.env)))
         except UserError as error:
             missing.append(f"the environment cannot be made here, so nothing is imagined: {error}")
-        transitions = _transitions(folder / "transitions.npz", missing) or _of_checkpoint(folder, missing)
+        transitions, rows = _transitions(folder / "transitions.npz", missing)
+        if transitions is None:
+            transitions, rows = _of_checkpoint(folder, missing)
         evaluation = None
         if config.num_evaluation_episodes:
-            evaluation = _transitions(folder / "evaluation.npz", missing)
+            evaluation, _ = _transitions(folder / "evaluation.npz", missing)
         run = LoadedRun(
             folder,
             config,
@@ -139,6 +145,7 @@ def open_run(folder: pathlib.Path) -> Iterator[LoadedRun]:
             fit=_fit(folder / "posterior" / "fit.safetensors", missing),
             snapshots=find_snapshots(folder),
             missing=(),
+            rows=rows,
         )
         yield dataclasses.replace(run, final=_final(run, missing), missing=tuple(missing))
 
@@ -163,10 +170,10 @@ def _final(run: LoadedRun, missing: list[str]) -> Knowledge | None:
     return Knowledge(posterior, run.builder.dynamics(run.transitions[:num_fitted]), num_fitted)
 
 
-def _transitions(path: pathlib.Path, missing: list[str]) -> Transitions | None:
-    """All rows that are finite; the others are counted in `missing`."""
+def _transitions(path: pathlib.Path, missing: list[str]) -> tuple[Transitions | None, Tensor]:
+    """All rows that are finite, and where they stood; the others are counted in `missing`."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as file:  # np.load takes other files too
             arrays = {field.name: torch.from_numpy(file[field.name]) for field in dataclasses.fields(Transitions)}
         sound = torch.ones(len(arrays["state"]), dtype=torch.bool)
         for name in ("state", "action", "reward", "next_state"):
@@ -177,16 +184,16 @@ def _transitions(path: pathlib.Path, missing: list[str]) -> Transitions | None:
                     f"{path.name}: {name} is NaN or infinite in {int(bad.sum())} of {len(bad)} rows, first in row "
                     f"{int(bad.int().argmax())}; these rows are in no figure"
                 )
-        return Transitions(**{name: values[sound] for name, values in arrays.items()})
+        return Transitions(**{name: values[sound] for name, values in arrays.items()}), sound.nonzero().flatten()
     except Exception as error:  # a damaged file may cause anything
         missing.append(f"{path.name} cannot be read: {_reason(error)}")
-        return None
+        return None, torch.empty(0, dtype=torch.long)
 
 
-def _of_checkpoint(folder: pathlib.Path, missing: list[str]) -> Transitions | None:
+def _of_checkpoint(folder: pathlib.Path, missing: list[str]) -> tuple[Transitions | None, Tensor]:
     """The transitions of a run that has not ended."""
     candidates = sorted((folder / "checkpoint").glob("[0-9]*/transitions.npz"))
-    return _transitions(candidates[-1], missing) if candidates else None
+    return _transitions(candidates[-1], missing) if candidates else (None, torch.empty(0, dtype=torch.long))
 
 
 def _metrics(path: pathlib.Path, missing: list[str]) -> list[dict[str, Any]]:

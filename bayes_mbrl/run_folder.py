@@ -35,15 +35,18 @@ def new_run_folder(out: pathlib.Path | None, config: Config, *, command: str = "
     return folder
 
 
-def load_run(folder: pathlib.Path) -> Config:
-    """The configuration of a run that was started before. Raises UserError when `folder` holds none."""
+def load_run(folder: pathlib.Path, *, needs_environment: bool = True) -> Config:
+    """The configuration of a run that was started before. Raises UserError when `folder` holds none.
+
+    To look at a run, its environment need not be there.
+    """
     if not folder.is_dir():
         raise UserError(
             f"{folder} {'is not a folder' if folder.exists() else 'does not exist'}: name the folder of a run"
         )
     if not (folder / "config.yaml").exists():
         raise UserError(f"{folder} is not the folder of a run: it has no config.yaml")
-    return load(folder / "config.yaml")
+    return load(folder / "config.yaml", needs_environment=needs_environment)
 
 
 def replace_config(folder: pathlib.Path, config: Config) -> None:
