@@ -1,0 +1,180 @@
+"""Sections as a document: one HTML page that needs nothing else and no network, or Markdown with pictures beside it.
+
+Whatever a text holds is shown letter by letter. In the page a Content-Security-Policy lets only our own two scripts
+run, by their hashes, and forbids every request, so that even a slip here could load and run nothing. (They may make
+functions from strings, as plotly.js does.)
+"""
+
+import base64
+import dataclasses
+import hashlib
+import html
+import itertools
+import pathlib
+import re
+import urllib.parse
+from collections.abc import Iterator, Sequence
+
+from bayes_mbrl.analysis import interactive, static
+from bayes_mbrl.analysis.charts import Chart, Section, Slides, Table
+from bayes_mbrl.analysis.page_parts import SCRIPT, STYLE
+
+
+@dataclasses.dataclass(frozen=True)
+class Chapter:
+    """One question, answered for one thing or, side by side, for several."""
+
+    title: str
+    columns: Sequence[tuple[str, Section]]
+    """(heading, answer); "" for an answer that needs none. Titles of the sections themselves are not shown."""
+
+
+def html_page(title: str, chapters: Sequence[Chapter], *, introduction: Sequence[str] = ()) -> str:
+    """The page: contents, then the chapters. It is drawn by plotly.js, which it holds (4.8 MB).
+
+    The same chapters make the same page, byte by byte.
+    """
+    charts: list[str] = []
+    body = "".join(_chapter(number, chapter, charts) for number, chapter in enumerate(chapters, 1))
+    links = "".join(f'<li><a href="#s{n}">{_text(chapter.title)}</a></li>' for n, chapter in enumerate(chapters, 1))
+    scripts = [interactive.plotly_script().replace("\r\n", "\n"), SCRIPT]
+    allowed = " ".join(f"'sha256-{_hash(script)}'" for script in scripts)
+    policy = f"default-src 'none'; script-src {allowed} 'unsafe-eval'; style-src 'unsafe-inline'; img-src data: blob:"
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f"<meta http-equiv=\"Content-Security-Policy\" content=\"{policy}; base-uri 'none'; form-action 'none'\">\n"
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f'<link rel="icon" href="data:,">\n<title>{_text(title)}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n'
+        f"<header>\n<h1>{_text(title)}</h1>\n{_paragraphs(introduction)}"
+        f'<nav aria-label="Contents"><ol>{links}</ol></nav>\n'
+        '<noscript><p class="missing">The charts are drawn by JavaScript, which is switched off here.</p></noscript>\n'
+        f"</header>\n<main>\n{body}</main>\n"
+        f'<script type="application/json" id="charts">[{_inert(",".join(charts))}]</script>\n'
+        + "".join(f"<script>{script}</script>\n" for script in scripts)
+        + "</body>\n</html>\n"
+    )
+
+
+def markdown_page(
+    title: str, chapters: Sequence[Chapter], *, pictures: pathlib.Path, introduction: Sequence[str] = ()
+) -> str:
+    """The document as Markdown, to be written into the parent of `pictures`, a folder that exists.
+
+    The charts are written into it, as figure-1.png, figure-2.png, ...; figures of an earlier document go away.
+    """
+    for old in pictures.glob("figure-*.png"):
+        if re.fullmatch(r"figure-\d+\.png", old.name):
+            old.unlink()
+    numbers = itertools.count(1)
+    lines = [f"# {_escaped(title)}", *map(_escaped, introduction)]
+    for chapter in chapters:
+        lines.append(f"## {_escaped(chapter.title)}")
+        for heading, section in chapter.columns:
+            lines += [f"### {_escaped(heading)}"] if heading else []
+            lines += _markdown_section(section, pictures, numbers)
+    return "\n\n".join(lines) + "\n"
+
+
+def _chapter(number: int, chapter: Chapter, charts: list[str]) -> str:
+    columns = "".join(_column(heading, section, charts) for heading, section in chapter.columns)
+    heading = f'<section id="s{number}">\n<h2>{_text(chapter.title)}</h2>\n'
+    return f'{heading}<div class="columns">\n{columns}</div>\n</section>\n'
+
+
+def _column(heading: str, section: Section, charts: list[str]) -> str:
+    """One section; what its charts draw is added to `charts`."""
+    figures = []
+    for figure in section.figures:
+        drawn = interactive.figure(figure, with_title=False)
+        notes = dict.fromkeys(chart.note for chart in _charts(figure) if chart.note)
+        label, height = _text(figure.title), int(drawn.layout.height)
+        figures.append(
+            f'<figure><h4>{label}</h4>\n<div class="chart" data-chart="{len(charts)}" style="min-height:{height}px" '
+            f'role="group" aria-label="{label}"></div>\n'
+            + "".join(f"<figcaption>{_text(note)}</figcaption>" for note in notes)
+            + "</figure>\n"
+        )
+        charts.append(drawn.to_json())
+    return (
+        f"<article>\n{f'<h3>{_text(heading)}</h3>' if heading else ''}\n{_paragraphs(section.text)}"
+        + "".join(f'<p class="missing">Not shown: {_text(sentence)}</p>\n' for sentence in section.missing)
+        + (f'<div class="figures">\n{"".join(figures)}</div>\n' if figures else "")
+        + "".join(map(_table, section.tables))
+        + "</article>\n"
+    )
+
+
+def _table(table: Table) -> str:
+    head = "".join(f'<th scope="col">{_text(name)}</th>' for name in table.columns)
+    rows = "".join(f"<tr>{''.join(f'<td>{_text(cell)}</td>' for cell in row)}</tr>\n" for row in table.rows)
+    caption = f"<h4>{_text(table.title)}</h4>\n" if table.title else ""
+    body = f"<thead><tr>{head}</tr></thead>\n<tbody>{rows}</tbody>"
+    return f'{caption}<div class="scroll" tabindex="0"><table>\n{body}</table></div>\n'
+
+
+def _paragraphs(texts: Sequence[str]) -> str:
+    return "".join(f"<p>{_text(text)}</p>\n" for text in texts)
+
+
+def _text(text: str) -> str:
+    """For HTML, in an element and in an attribute."""
+    return html.escape(_printable(text))
+
+
+def _inert(text: str) -> str:
+    """JSON that cannot end the script element it stands in."""
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def _hash(script: str) -> str:
+    return base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
+
+
+def _charts(figure: Chart | Slides) -> Sequence[Chart]:
+    return figure.charts if isinstance(figure, Slides) else [figure]
+
+
+def _markdown_section(section: Section, pictures: pathlib.Path, numbers: Iterator[int]) -> list[str]:
+    lines = [_escaped(text) for text in section.text]
+    lines += [f"*Not shown: {_escaped(sentence)}*" for sentence in section.missing]
+    for figure in section.figures:
+        for chart in _stills(figure):
+            path = pictures / f"figure-{next(numbers)}.png"
+            static.save_chart(chart, path)
+            lines.append(f"![{_escaped(chart.title)}]({urllib.parse.quote(f'{pictures.name}/{path.name}')})")
+        lines += dict.fromkeys(_escaped(chart.note) for chart in _charts(figure) if chart.note)
+    for table in section.tables:
+        lines += [f"**{_escaped(table.title)}**"] if table.title else []
+        rows = [table.columns, ["---"] * len(table.columns), *table.rows]
+        cells = [[_escaped(cell) if row is not rows[1] else cell for cell in row] for row in rows]
+        lines.append("\n".join(f"| {' | '.join(row)} |" for row in cells))
+    return lines
+
+
+def _stills(figure: Chart | Slides) -> list[Chart]:
+    """A chart; of slides the first, the middle and the last."""
+    if isinstance(figure, Chart):
+        return [figure]
+    last = len(figure.charts) - 1
+    return [
+        dataclasses.replace(figure.charts[i], title=f"{figure.title} ({figure.slider} {figure.labels[i]})")
+        for i in sorted({0, last // 2, last})
+    ]
+
+
+def _escaped(text: str) -> str:
+    """For Markdown, on one line: nothing in it is markup, HTML, or a link."""
+    line = html.escape(" ".join(_printable(text).split()), quote=False)
+    line = re.sub(r"([\\`*_{}\[\]#|~!$])", r"\\\1", line)
+    line = line.replace("://", "&#58;//").replace("www.", "www&#46;")
+    return re.sub(r"^([-+=]|\d+(?=[.)]))", lambda match: _protected(match[0]), line)
+
+
+def _protected(start: str) -> str:
+    """What begins a list or a rule, made to begin none."""
+    return f"\\{start}" if not start.isdigit() else f"&#{ord(start[0])};{start[1:]}"
+
+
+def _printable(text: str) -> str:
+    """Without control characters and halves of letters, which no file of text may hold."""
+    return re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]", "\ufffd", text)
