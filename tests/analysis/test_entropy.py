@@ -50,19 +50,26 @@ def test_entropies_of_a_mixture_are_those_of_quadrature(
 ) -> None:
     means, stds = (0.3, 2.0, 7.5), (0.5, 1.4, 0.8)
     components = [component(m, s) for m, s in zip(means, stds, strict=True)]  # type: ignore[operator]
-    split = split_predictive_entropy(
-        tensor(means)[:, None], tensor(stds)[:, None], likelihood=likelihood, num_draws=4_000, generator=generator
-    ).per_dimension
+    both = split_predictive_entropy(  # the second dimension says nothing about θ
+        torch.stack([tensor(means), tensor([4.0] * 3)], -1),
+        torch.stack([tensor(stds), tensor([0.1] * 3)], -1),
+        likelihood=likelihood, num_draws=4_000, generator=generator,
+    )  # fmt: skip
+    split = both.per_dimension
     total = mixture_entropy(components, -60, 60)
     conditional = float(np.mean([c.entropy() for c in components]))
-    assert float(split.conditional) == pytest.approx(conditional, abs=1e-6)
-    assert_within_5_standard_errors(split.total, split.total_error, total)
-    assert_within_5_standard_errors(split.mutual_information, split.mutual_information_error, total - conditional)
-    assert 0 < float(split.total_error) < 0.01
+    idle = float(component(4.0, 0.1).entropy())  # type: ignore[operator]
+    torch.testing.assert_close(split.conditional, tensor([conditional, idle]), atol=1e-6, rtol=0)
+    assert float(both.joint.conditional) == pytest.approx(conditional + idle, abs=1e-6)
+    assert_within_5_standard_errors(split.total, split.total_error, tensor([total, idle]))
+    assert_within_5_standard_errors(both.joint.total, both.joint.total_error, total + idle)
+    truth = tensor([total - conditional, 0.0])
+    assert_within_5_standard_errors(split.mutual_information, split.mutual_information_error, truth)
+    assert 0 < float(both.joint.total_error) < 0.01
 
 
 def test_standard_errors_are_those_of_repetitions(generator: torch.Generator) -> None:
-    mean, std = tensor([[0.0, 1.0], [1.0, 4.0], [5.0, 4.5]]), tensor([[1.0, 2.0], [0.5, 1.0], [2.0, 3.0]])
+    mean, std = tensor([[0.0, 1.0], [0.5, 4.0], [40.0, 4.5]]), tensor([[1.0, 2.0], [0.5, 1.0], [2.0, 3.0]])
     repeated = split_predictive_entropy(
         mean[:, None].expand(3, 4_000, 2), std[:, None].expand(3, 4_000, 2), num_draws=5, generator=generator
     )
