@@ -180,7 +180,7 @@ class Section:
 
 def is_log(chart: Chart) -> bool:
     """Whether the y axis is drawn logarithmic: asked for, and something positive is there."""
-    return chart.log_y and any(bool((values > 0).any()) for mark in chart.marks for values in _heights(mark))
+    return chart.log_y and any(bool((np.isfinite(values) & (values > 0)).any()) for values in heights_of(chart))
 
 
 def has_whole_x(chart: Chart) -> bool:
@@ -209,6 +209,11 @@ def color_limits(values: Floats, *, diverging: bool = False) -> tuple[float, flo
         return -widest, widest
     margin = 0.0 if high > low else 0.5 * abs(low) or 0.5
     return low - margin, high + margin
+
+
+def heights_of(chart: Chart) -> list[Floats]:
+    """All that the marks show along y."""
+    return [values for mark in chart.marks for values in _heights(mark)]
 
 
 def _heights(mark: Mark) -> list[Floats]:

@@ -5,6 +5,7 @@ neither be bold nor a link.
 """
 
 import html
+import math
 import textwrap
 from collections.abc import Sequence
 from typing import Any, TypeAlias
@@ -26,6 +27,7 @@ from bayes_mbrl.analysis.charts import (
     Slides,
     color_limits,
     has_whole_x,
+    heights_of,
     is_log,
 )
 
@@ -130,13 +132,35 @@ def _axes(chart: Chart) -> Spec:
     if chart.y_range is not None and not (log and min(chart.y_range) <= 0):
         ends = np.log10(chart.y_range) if log else chart.y_range
         y |= {"range": list(map(float, ends)), "autorange": False}
-    y["type"] = "log" if log else "linear"
+    y |= {"type": "log" if log else "linear", "tickmode": "auto", "tickvals": None, "ticktext": None}
+    if log:
+        places = _log_ticks(chart)
+        y |= {"tickmode": "array", "tickvals": places, "ticktext": [_power(place) for place in places]}
     if has_whole_x(chart) and _width(chart) <= 8:
         x["dtick"] = 1
     rules = [
         _shape(mark) for mark in chart.marks if isinstance(mark, Rule) and (mark.vertical or mark.at > 0 or not log)
     ]
     return {"xaxis": x, "yaxis": y, "shapes": rules}
+
+
+def _log_ticks(chart: Chart) -> list[float]:
+    """Ticks of a logarithmic axis, named by us: plotly writes its own between the powers of ten too small to read."""
+    heights = np.concatenate([np.ravel(values) for values in heights_of(chart)]).astype(float)
+    positive = heights[np.isfinite(heights) & (heights > 0)]
+    low, high = chart.y_range if chart.y_range and min(chart.y_range) > 0 else (positive.min(), positive.max())
+    first, last = math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1
+    stride = max(1, -(-(last - first) // 10))
+    between = (1, 2, 5) if last - first <= 5 else (1,)
+    return [digit * 10.0**power for power in range(first, last + 1, stride) for digit in between]
+
+
+def _power(value: float) -> str:
+    """0.02, 50, 10⁻⁷."""
+    power = round(math.log10(value))
+    if -4 < power < 5 or value != 10.0**power:
+        return f"{value:.15g}"
+    return "10" + str(power).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
 def _width(chart: Chart) -> float:
@@ -188,9 +212,9 @@ def _slider(slides: Slides, traces: Sequence[Sequence[Spec]], layouts: Sequence[
         layout: Spec = {"shapes": axes["shapes"]}
         for axis in ("xaxis", "yaxis"):
             layout |= {f"{axis}.{key}": axes[axis][key] for key in ("range", "autorange")}
-        layout["yaxis.type"] = axes["yaxis"]["type"]
+        layout |= {f"yaxis.{key}": axes["yaxis"][key] for key in ("type", "tickmode", "tickvals", "ticktext")}
         steps.append({"method": "update", "label": _escaped(label), "args": [{"visible": visible}, layout]})
-    prefix = {"prefix": _escaped(f"{slides.slider}: "), "font": {"size": 16}, "xanchor": "left"}
+    prefix = {"prefix": f"{_escaped(slides.slider)}: ", "font": {"size": 16}, "xanchor": "left"}
     place = {"x": 0, "len": 1, "pad": {"t": 64, "b": 4, "l": 4, "r": 12}, "font": {"size": 14}}
     return {"active": len(steps) - 1, "steps": steps, "currentvalue": prefix, **place}
 

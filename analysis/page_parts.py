@@ -19,7 +19,9 @@ nav li { padding: 0.15rem 0; }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 0 2rem; }
 article, figure { min-width: 0; margin: 0; }
 figcaption { font-size: 15px; color: #404040; max-width: 48rem; margin: 0.25rem 0 0.5rem; }
+figure > h4 { padding-right: 8.5rem; }
 .chart { width: 100%; }
+.chart .modebar-container { top: -2rem !important; }
 .missing { border-left: 4px solid #d55e00; padding: 0.25rem 0.75rem; background: #fdf1ea; }
 .scroll { overflow-x: auto; margin: 0.25rem 0 1rem; }
 table { border-collapse: collapse; font-size: 15px; font-variant-numeric: tabular-nums; }
@@ -36,7 +38,8 @@ SCRIPT = """\
   const charts = JSON.parse(document.getElementById("charts").textContent);
   const places = Array.from(document.querySelectorAll(".chart"));
   const touch = matchMedia("(pointer: coarse)").matches;
-  const config = { responsive: true, displaylogo: false, typesetMath: false, modeBarButtonsToRemove: ["select2d", "lasso2d"] };
+  const buttons = [["zoom2d", "pan2d", "resetScale2d", "toImage"]];
+  const config = { responsive: true, displaylogo: false, typesetMath: false, modeBarButtons: buttons };
 
   // A long legend stands above the axes in many rows: the chart grows by them, and its axes keep their height.
   function fit(place, height) {
