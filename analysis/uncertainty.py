@@ -47,28 +47,32 @@ def split_predictive_variance(mean: Tensor, std: Tensor) -> VarianceSplit:
     return VarianceSplit(epistemic=_variance_over_samples(mean), aleatoric=std.square().mean(dim=0))
 
 
-def split_return_variance(returns: Tensor) -> VarianceSplit:
+def split_return_variance(returns: Tensor, *, clamp: bool = True) -> VarianceSplit:
     """Law of total variance for the return of a plan: one-way analysis of variance over [K, M].
 
-    returns [K, M, C] → two variances [C], in squared units of the return. The K means over M draws also scatter
-    because of the noise, by aleatoric / M; epistemic has that subtracted, and is 0 where the difference is negative
-    (which pulls it up a little where the truth is near 0). K = 1 has an epistemic part of 0.
+    returns [..., K, M, C] → two variances [..., C], in squared units of the return; with the returns so far at each
+    step, [H, K, M, C], the split along the horizon. The K means over M draws also scatter because of the noise, by
+    aleatoric / M; epistemic has that subtracted, and is 0 where the difference is negative. That pulls it up a little
+    where the truth is near 0: for a mean over many plans or states take `clamp=False`, which has no bias and may be
+    negative. K = 1 has an epistemic part of 0.
     Row k must be the whole trajectories of one θ_k (TS∞), and the noise must be drawn anew for each pair (k, m):
     noise that is shared by the K rows cancels between them, and the subtraction would take too much.
     Raises ValueError when M = 1.
     Source: Searle, Casella & McCulloch, Variance Components (1992), section 3.6: the balanced one-way estimators.
     """
-    if returns.ndim != 3 or len(returns) == 0:
-        raise ValueError(f"need returns [K, M, C] with K >= 1, got shape {[*returns.shape]}")
-    num_noise = returns.shape[1]
+    if returns.ndim < 3 or returns.shape[-3] == 0:
+        raise ValueError(f"need returns [..., K, M, C] with K >= 1, got shape {[*returns.shape]}")
+    num_theta, num_noise = returns.shape[-3:-1]
     if num_noise < 2:
         raise ValueError(
             f"need M >= 2 noise draws a parameter sample, got {num_noise}: from one draw ignorance and noise cannot be "
             "told apart; raise rollout.num_noise"
         )
-    aleatoric = returns.var(dim=1).mean(dim=0)
-    between = _variance_over_samples(returns.mean(dim=1))
-    return VarianceSplit(epistemic=(between - aleatoric / num_noise).clamp(min=0.0), aleatoric=aleatoric)
+    aleatoric = returns.var(dim=-2).mean(dim=-2)
+    if num_theta == 1:
+        return VarianceSplit(epistemic=torch.zeros_like(aleatoric), aleatoric=aleatoric)
+    epistemic = returns.mean(dim=-2).var(dim=-2) - aleatoric / num_noise
+    return VarianceSplit(epistemic=epistemic.clamp(min=0.0) if clamp else epistemic, aleatoric=aleatoric)
 
 
 def mixture_log_likelihood(log_likelihood: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ LAYERS = (
     ("_version", "config_problems", "data", "errors", "seeding", "signatures"),
     ("dynamics", "environments", "files", "yaml_subset"),
     ("fit_record", "lookahead", "registry", "rollout", "snapshots"),
-    ("algorithms", "checkpoint", "config_sources"),
+    ("algorithms", "checkpoint", "config_sources", "plan_returns"),
     ("config",),
     ("build", "progress", "run_folder"),
     ("artefacts", "loaded_run"),

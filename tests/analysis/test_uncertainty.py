@@ -13,6 +13,8 @@ from bayes_mbrl.analysis.uncertainty import (
     split_predictive_variance,
     split_return_variance,
 )
+from bayes_mbrl.inference import exact_linear
+from bayes_mbrl.inference.network import BayesianNetwork
 
 
 def normal(*shape: int, generator: torch.Generator) -> Tensor:
@@ -73,6 +75,44 @@ def test_epistemic_part_falls_like_one_over_n(generator: torch.Generator) -> Non
     assert truths[0] > truths[1] > truths[2]
 
 
+def test_exact_linear_posterior_learns_like_one_over_n_and_rises_off_the_data(generator: torch.Generator) -> None:
+    """Bayesian linear regression on badly scaled inputs: slope −1 where there are data and off them."""
+    noise_std, num_samples = 0.4, 4_000
+    model = BayesianNetwork(2, 1, hidden=(), noise="fixed", noise_std=noise_std, prior_scale=3.0, dtype=torch.float64)
+    scale = torch.tensor([2.0, 0.1], dtype=torch.float64)
+    x = normal(10_000, 2, generator=generator) * scale
+    y = x @ torch.tensor([[0.5], [-3.0]], dtype=torch.float64) + noise_std * normal(10_000, 1, generator=generator)
+    where = torch.tensor([[0.5, 0.3], [3.0, 3.0], [20.0, 20.0]], dtype=torch.float64) * scale
+    epistemic = []
+    for num_data in (100, 1_000, 10_000):
+        posterior, _ = exact_linear.fit(model, x[:num_data], y[:num_data], generator=generator)
+        mean, std = model.predict(posterior.sample(num_samples, generator=generator), where)
+        split = split_predictive_variance(mean, std)
+        features = torch.cat([where, torch.ones(3, 1)], 1)
+        truth = (features @ posterior.factor).square().sum(1)
+        assert bool(((split.epistemic[:, 0] / truth - 1).abs() < 5 * math.sqrt(2 / num_samples)).all())
+        torch.testing.assert_close(split.aleatoric, torch.full_like(split.aleatoric, noise_std**2))
+        torch.testing.assert_close(split.total, split.epistemic + noise_std**2)
+        epistemic.append(split.epistemic[:, 0])
+    slopes = torch.log10(epistemic[-1] / epistemic[0]) / 2
+    torch.testing.assert_close(slopes, torch.full_like(slopes, -1.0), atol=0.08, rtol=0)
+    for parts in epistemic:
+        assert bool((parts.diff() > 0).all())
+        assert float(parts[2] / parts[1]) == pytest.approx(20**2 / 3**2, rel=0.3)  # like the square of the distance
+
+
+def test_a_known_noise_is_found_wherever_it_is_loud(generator: torch.Generator) -> None:
+    """y = 7 sin x + δ + 3 |cos(x / 2)| ε with δ ~ N(0, 0.5²) for ignorance: alike everywhere, the noise not."""
+    x = torch.linspace(-math.pi, math.pi, 9, dtype=torch.float64)[:, None]
+    truth = 3 * (x / 2).cos().abs() * torch.tensor([1.0, 100.0], dtype=torch.float64)
+    mean = 7 * x.sin() + 0.5 * normal(3_000, 1, 2, generator=generator)
+    split = split_predictive_variance(mean, truth.expand_as(mean))
+    torch.testing.assert_close(split.aleatoric, truth.square())
+    assert bool(((split.epistemic / 0.25 - 1).abs() < 5 * math.sqrt(2 / 3_000)).all())
+    assert float(split.epistemic_share[0, 0]) > 0.999  # at −π
+    assert float(split.epistemic_share[4, 1]) < 1e-5
+
+
 def test_one_sample_knows_no_ignorance() -> None:
     split = split_predictive_variance(torch.tensor([[4.0, 5.0]]), torch.tensor([[1.0, 3.0]]))
     assert split.epistemic.tolist() == [0.0, 0.0]
@@ -125,6 +165,31 @@ def test_return_split_of_a_linear_gaussian_system(generator: torch.Generator) ->
     assert_mean_within_5_standard_errors(estimated[:, 1], epistemic[1])
 
 
+def test_return_split_along_the_horizon_and_for_each_candidate(generator: torch.Generator) -> None:
+    returns = normal(4, 5, 3, 2, generator=generator).cumsum(0)  # H = 4, K = 5, M = 3, C = 2
+    along = split_return_variance(returns)
+    assert along.epistemic.shape == along.aleatoric.shape == (4, 2)
+    for h in range(4):
+        alone = split_return_variance(returns[h])
+        torch.testing.assert_close(along.epistemic[h], alone.epistemic)
+        torch.testing.assert_close(along.aleatoric[h], alone.aleatoric)
+    for c in range(2):
+        torch.testing.assert_close(along.epistemic[:, c], split_return_variance(returns[..., [c]]).epistemic[:, 0])
+
+
+def test_return_split_is_unbiased_for_two_draws_of_each_of_three_samples(generator: torch.Generator) -> None:
+    """Without the clamp: where there is no ignorance, half of the estimates are negative and their mean is 0."""
+    ignorance = torch.tensor([0.0, 0.3, 5.0])
+    theta = ignorance * normal(30_000, 3, 1, 3, generator=generator)
+    returns = -1e3 + theta + 2 * normal(30_000, 3, 2, 3, generator=generator)  # K = 3, M = 2, C = 3
+    split = split_return_variance(returns, clamp=False)
+    assert_mean_within_5_standard_errors(split.epistemic, ignorance.square())
+    assert_mean_within_5_standard_errors(split.aleatoric, torch.full((3,), 4.0))
+    assert 0.4 < float((split.epistemic[:, 0] < 0).double().mean()) < 0.7
+    torch.testing.assert_close(split_return_variance(returns).epistemic, split.epistemic.clamp(min=0))
+    assert float(split_return_variance(returns).epistemic[:, 0].mean()) > 0.3  # the bias that the docstring warns of
+
+
 def test_mixture_log_likelihood_is_the_log_of_the_mean_density() -> None:
     means = torch.tensor([[0.0], [2.0], [7.0]], dtype=torch.float64)
     y = torch.tensor([0.3, 1.9], dtype=torch.float64)
@@ -138,7 +203,7 @@ def test_mixture_log_likelihood_is_the_log_of_the_mean_density() -> None:
 def test_wrong_shapes_are_named() -> None:
     with pytest.raises(ValueError, match=r"raise rollout.num_noise"):
         split_return_variance(torch.zeros(5, 1, 2))
-    with pytest.raises(ValueError, match=r"need returns \[K, M, C\].*got shape \[5, 2\]"):
+    with pytest.raises(ValueError, match=r"need returns \[..., K, M, C\].*got shape \[5, 2\]"):
         split_return_variance(torch.zeros(5, 2))
     with pytest.raises(ValueError, match=r"got \[3, 2\] and \[3, 1\]"):
         split_predictive_variance(torch.zeros(3, 2), torch.zeros(3, 1))
