@@ -1,15 +1,12 @@
 """What a run leaves behind beside its checkpoint: data, posterior, ArviZ file and a picture."""
 
-import importlib.metadata
 import json
 import pathlib
 
 import torch
-import xarray
-from torch import Tensor
 
 from bayes_mbrl.algorithms.episode import Episode
-from bayes_mbrl.analysis.diagnostics import posterior_tree, save_tree
+from bayes_mbrl.analysis.arviz_tree import save_tree
 from bayes_mbrl.analysis.plots import (
     Fan,
     LearningCurve,
@@ -20,6 +17,7 @@ from bayes_mbrl.analysis.plots import (
     save_figure,
 )
 from bayes_mbrl.analysis.uncertainty import split_predictive_variance
+from bayes_mbrl.arviz_export import dynamics_tree
 from bayes_mbrl.build import Builder
 from bayes_mbrl.checkpoint import RunState
 from bayes_mbrl.data import Transitions
@@ -36,9 +34,7 @@ from bayes_mbrl.seeding import generator_for
 NUM_PARAMETER_DRAWS = 10_000
 """K in the picture of named parameters."""
 NUM_DRAWS = 100
-"""K in the ArviZ file and in the picture's uncertainties."""
-MAX_TRANSITIONS = 200
-"""Transitions in the ArviZ file: all of the run, thinned evenly."""
+"""K in the picture's uncertainties."""
 FAN_LENGTH = 50
 """Steps that the picture looks ahead."""
 FAN_SAMPLES = 40
@@ -76,7 +72,15 @@ def write(
         if evaluation:
             paths["evaluation episodes"] = folder / "evaluation.npz"
             Transitions.concatenate([episode.transitions for episode in evaluation]).save(paths["evaluation episodes"])
-        save_tree(_tree(builder, dynamics, theta, state.transitions), paths["ArviZ"])
+        tree = dynamics_tree(
+            dynamics,
+            state.posterior,
+            state.transitions,
+            generator=_generator(builder, "noise"),
+            record=state.fit,
+            attributes={"environment": builder.config.env, "posterior_family": builder.config.posterior.name},
+        )
+        save_tree(tree, paths["ArviZ"])
         curve = _learning_curve(builder, state, evaluation)
         figure = run_figure(
             curve=curve, fan=_fan(builder, dynamics, state, shown), shares=_shares(dynamics, theta, shown[:FAN_LENGTH])
@@ -166,26 +170,3 @@ def _shares(dynamics: Dynamics, theta: Theta, episode: Transitions) -> Shares:
     mean, std = dynamics.model.predict(theta, dynamics.regression_data(episode)[0])
     split = split_predictive_variance(mean, std)
     return Shares(split.epistemic.sum(-1).numpy(), split.aleatoric.sum(-1).numpy())
-
-
-def _tree(builder: Builder, dynamics: Dynamics, theta: Theta, transitions: Transitions) -> xarray.DataTree:
-    """Function values, predictions and log-likelihood at transitions of the run, for ArviZ."""
-    rows = torch.linspace(0, len(transitions) - 1, min(MAX_TRANSITIONS, len(transitions))).long()
-    chosen = transitions[rows]
-    states = chosen.state.expand(NUM_DRAWS, -1, -1)
-    mean, std = (values[..., : dynamics.state_dim] for values in dynamics.predict(theta, states, chosen.action))
-    noise: Tensor = torch.empty_like(mean).normal_(generator=_generator(builder, "noise"))
-    return posterior_tree(
-        function_mean=mean,
-        function_std=std,
-        posterior_predictive=mean + std * dynamics.likelihood.noise(noise),
-        log_likelihood=dynamics.likelihood.log_density(chosen.next_state, mean, std).sum(-1),
-        states=chosen.state,
-        actions=chosen.action,
-        next_states=chosen.next_state,
-        parameters=dynamics.parameters(theta),
-        environment=builder.config.env,
-        posterior_family=builder.config.posterior.name,
-        transition_index=rows.tolist(),
-        versions={name: importlib.metadata.version(name) for name in ("bayes-mbrl", "torch", "pyro-ppl")},
-    )

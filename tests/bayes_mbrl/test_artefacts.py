@@ -13,9 +13,9 @@ import pytest
 import torch
 from toy_runs import Recorder, configure, resume, saved, start
 
-from bayes_mbrl import artefacts
+from bayes_mbrl import artefacts, arviz_export
 from bayes_mbrl.algorithms.episode import Episode
-from bayes_mbrl.analysis.diagnostics import load_tree
+from bayes_mbrl.analysis.arviz_tree import load_tree
 from bayes_mbrl.analysis.plots import Fan
 from bayes_mbrl.build import Builder
 from bayes_mbrl.config import load
@@ -99,7 +99,7 @@ def test_arviz_reads_what_was_learned(run: tuple[pathlib.Path, Recorder]) -> Non
     tree = load_tree(recorder.paths["ArviZ"])
     assert tree.attrs["environment"] == "LinearGaussian-v0"
     assert tree.attrs["posterior_family"] == "mean-field"
-    draws, points = artefacts.NUM_DRAWS, artefacts.MAX_TRANSITIONS
+    draws, points = arviz_export.NUM_DRAWS, arviz_export.MAX_POINTS
     assert tree["posterior"]["f"].shape == (1, draws, points, 3)
     index = tree["observed_data"]["transition"].to_numpy()
     assert (index[0], index[-1]) == (0, 249)
@@ -133,7 +133,7 @@ def test_a_learned_reward_is_no_state(tmp_path: pathlib.Path) -> None:
     recorder = Recorder()
     state = start(tmp_path / "run", DRIFT, "num_evaluation_episodes=1", observer=recorder)
     tree = load_tree(recorder.paths["ArviZ"])
-    assert tree["posterior"]["f"].shape == (1, artefacts.NUM_DRAWS, 18, 2)
+    assert tree["posterior"]["f"].shape == (1, arviz_export.NUM_DRAWS, 18, 2)
     f, sigma, y = tree["posterior"]["f"], tree["posterior"]["sigma"], tree["observed_data"]["next_state"]
     expected = (-0.5 * ((f - y) / sigma) ** 2 - np.log(sigma) - 0.5 * math.log(2 * math.pi)).sum("state_dim")
     np.testing.assert_allclose(tree["log_likelihood"]["next_state"], expected, rtol=1e-3, atol=1e-3)
@@ -146,7 +146,7 @@ def test_a_single_transition_is_enough(tmp_path: pathlib.Path) -> None:
     start(
         tmp_path / "run", "toy_environments:Single-v0", "num_episodes=1", "num_evaluation_episodes=1", observer=recorder
     )
-    assert load_tree(recorder.paths["ArviZ"])["posterior"]["f"].shape == (1, artefacts.NUM_DRAWS, 1, 2)
+    assert load_tree(recorder.paths["ArviZ"])["posterior"]["f"].shape == (1, arviz_export.NUM_DRAWS, 1, 2)
     assert recorder.paths["picture"].stat().st_size > 10_000
 
 
