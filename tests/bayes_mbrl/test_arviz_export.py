@@ -110,7 +110,7 @@ def test_many_weights_and_data_are_thinned_and_it_is_said() -> None:
     entries = tree["posterior"]["weight_1_entry"].values
     np.testing.assert_array_equal(tree["posterior"]["weight_1"][0], theta["weight_1"].flatten(1).numpy()[:, entries])
     assert tree.attrs["data"] == f"{arviz_export.MAX_POINTS} of 1000, evenly spaced"
-    np.testing.assert_array_equal(tree["constant_data"]["x"], x[tree["constant_data"]["datum"].values])
+    np.testing.assert_array_equal(tree["constant_data"]["x"], x.numpy()[tree["constant_data"]["datum"].values])
 
 
 def _after_off(x: Tensor, generator: torch.Generator) -> torch.Generator:
