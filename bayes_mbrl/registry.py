@@ -220,6 +220,21 @@ PLANNERS = Table(
             # Enough with a warm start from step to step; the class's own defaults search one plan thoroughly.
             settings={"horizon": 20, "num_candidates": 100, "num_elites": 10, "num_iterations": 3},
         ),
+        "icem": Row(
+            "CEM with noise that lasts over time, elites that compete again, and ever fewer candidates",
+            "bayes_mbrl.planners.icem:ICEM",
+            settings={"horizon": 20, "num_candidates": 100, "num_elites": 10, "num_iterations": 3, "decay": 1.25},
+        ),
+        "mppi": Row(
+            "path integrals: the mean of all candidates, weighted by the exponential of their scores",
+            "bayes_mbrl.planners.mppi:MPPI",
+            settings={"horizon": 20, "num_candidates": 100, "num_iterations": 3, "decay": 0.7, "smoothing": 0.6},
+        ),
+        "gradient": Row(
+            "gradient ascent by backpropagation through the rollout, from several starts",
+            "bayes_mbrl.planners.gradient:GradientAscent",
+            settings={"horizon": 20, "num_candidates": 4, "num_iterations": 10},
+        ),
     },
 )
 

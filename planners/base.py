@@ -5,7 +5,7 @@ Axes: C candidate plans, H horizon, A action.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Generic, Protocol, TypeVar
+from typing import ClassVar, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -38,6 +38,8 @@ class Planner(ABC, Generic[State]):
     horizon: int
     num_iterations: int
     """How often to ask and tell before the plan is used."""
+    needs_gradient: ClassVar[bool] = False
+    """Whether the scores must carry a graph to the plans: then `score` has to be called under grad mode."""
 
     @abstractmethod
     def init(self) -> State:

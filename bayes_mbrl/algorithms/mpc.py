@@ -67,7 +67,7 @@ class MPCAgent(Agent):
         state = self.planner.init() if memory is None else memory.planner_state
         num_steps = 0 if memory is None else memory.num_steps
         if num_steps % self.replan_every == 0:
-            with torch.no_grad():
+            with torch.set_grad_enabled(self.planner.needs_gradient):
                 state = search(
                     self.planner, state, lambda plans: self.score(plans, observation, generator), generator=generator
                 )

@@ -13,59 +13,6 @@ LOW = torch.tensor([-1.0, 0.0], dtype=torch.float64)
 HIGH = torch.tensor([3.0, 0.5], dtype=torch.float64)
 
 
-def linear_quadratic(name: str) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """(A, B, Q, R, x_0) of x' = A·x + B·u with the cost Σ x'ᵀQx' + uᵀRu."""
-    if name == "double integrator":
-        values = [[1, 0.1], [0, 1]], [[0], [0.1]], [[1, 0], [0, 0.1]], [[0.1]], [1, 0]
-    else:  # two coupled, damped oscillators, two inputs
-        values = (
-            [[1, 0.1, 0, 0], [-0.05, 0.97, 0.03, 0], [0, 0, 1, 0.1], [0.02, 0, -0.1, 0.95]],
-            [[0, 0], [0.1, 0.02], [0, 0], [-0.03, 0.2]],
-            [[1, 0, 0, 0], [0, 0.1, 0, 0], [0, 0, 2, 0], [0, 0, 0, 0.05]],
-            [[0.1, 0.02], [0.02, 0.3]],
-            [1, 0, -0.7, 0.5],
-        )
-    a, b, q, r, x = (torch.tensor(value, dtype=torch.float64) for value in values)
-    return a, b, q, r, x
-
-
-def riccati(a: Tensor, b: Tensor, q: Tensor, r: Tensor, start: Tensor, horizon: int) -> tuple[float, Tensor]:
-    """The least cost over the horizon and the plan [H, A] that attains it, by the backward Riccati recursion."""
-    value, gains = q, []
-    for _ in range(horizon):
-        gain = torch.linalg.solve(r + b.T @ value @ b, b.T @ value @ a)
-        value = q + a.T @ value @ (a - b @ gain)
-        gains.append(gain)
-    state, plan = start, []
-    for gain in reversed(gains):
-        plan.append(-gain @ state)
-        state = a @ state + b @ plan[-1]
-    return float(start @ value @ start - start @ q @ start), torch.stack(plan)
-
-
-def simulated_cost(plans: Tensor, a: Tensor, b: Tensor, q: Tensor, r: Tensor, start: Tensor) -> Tensor:
-    """Costs [C] of plans [C, H, A]."""
-    state, cost = start.expand(len(plans), -1), plans.new_zeros(len(plans))
-    for t in range(plans.shape[1]):
-        state = state @ a.T + plans[:, t] @ b.T
-        for values, weight in ((state, q), (plans[:, t], r)):
-            cost = cost + torch.einsum("ci,ij,cj->c", values, weight, values)
-    return cost
-
-
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("name", ["double integrator", "coupled oscillators"])
-def test_default_plan_is_within_one_percent_of_the_linear_quadratic_optimum(name: str, seed: int) -> None:
-    system = linear_quadratic(name)
-    least, best_plan = riccati(*system, horizon=25)
-    assert float(simulated_cost(best_plan[None], *system)) == pytest.approx(least)
-    bound = 1.5 * best_plan.abs().amax(dim=0)
-    planner = CEM(low=-1.4 * bound, high=bound)
-    generator = torch.Generator().manual_seed(seed)
-    state = search(planner, planner.init(), lambda plans: -simulated_cost(plans, *system), generator=generator)
-    assert least <= float(simulated_cost(state.plan[None], *system)) < 1.01 * least
-
-
 def test_an_optimum_at_the_bounds_is_reached(generator: torch.Generator) -> None:
     planner = CEM(LOW, HIGH, horizon=4)
     state = search(planner, planner.init(), lambda p: p[..., 0].sum(1) - p[..., 1].sum(1), generator=generator)

@@ -14,6 +14,9 @@ from torch import Tensor
 import bayes_mbrl.planners
 from bayes_mbrl.planners.base import Planner, search
 from bayes_mbrl.planners.cem import CEM
+from bayes_mbrl.planners.gradient import GradientAscent
+from bayes_mbrl.planners.icem import ICEM
+from bayes_mbrl.planners.mppi import MPPI
 from bayes_mbrl.planners.random_shooting import RandomShooting
 
 Factory = Callable[[Tensor, Tensor, int], Planner[Any]]
@@ -21,6 +24,11 @@ Factory = Callable[[Tensor, Tensor, int], Planner[Any]]
 PLANNERS: dict[str, Factory] = {
     "cem": lambda low, high, horizon: CEM(
         low, high, horizon, num_candidates=60, num_elites=6, num_iterations=6, momentum=0.2
+    ),
+    "icem": lambda low, high, horizon: ICEM(low, high, horizon, num_candidates=60, num_elites=6, num_iterations=6),
+    "mppi": lambda low, high, horizon: MPPI(low, high, horizon, num_candidates=60, num_iterations=6, smoothing=0.5),
+    "gradient": lambda low, high, horizon: GradientAscent(
+        low, high, horizon, num_candidates=60, num_iterations=15, learning_rate=0.02
     ),
     "random_shooting": lambda low, high, horizon: RandomShooting(
         low, high, horizon, num_candidates=60, num_iterations=3
@@ -46,7 +54,7 @@ def score_near_low(plans: Tensor) -> Tensor:
 
 def tensors_of(state: object) -> dict[str, Tensor]:
     assert dataclasses.is_dataclass(state)
-    return {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    return {field.name: torch.as_tensor(getattr(state, field.name)) for field in dataclasses.fields(state)}
 
 
 def assert_same_state(first: object, second: object) -> None:
@@ -109,7 +117,8 @@ def test_bounds_hold_when_the_best_plan_lies_at_them(
 
     state = planner.init()
     corner = planner.high if sign > 0 else planner.low
-    state = planner.tell(state, corner.expand(60, HORIZON, 3), torch.zeros(60, dtype=dtype))
+    plans = corner.repeat(60, HORIZON, 1).requires_grad_(planner.needs_gradient)
+    state = planner.tell(state, plans, 0 * plans.sum((1, 2)))
     for _ in range(5):
         state = search(planner, state, score, generator=generator)
         assert ((planner.low <= state.plan) & (state.plan <= planner.high)).all()
@@ -145,7 +154,7 @@ def test_the_state_handed_in_is_never_changed(factory: Factory, generator: torch
     told = planner.tell(first, plans, score_near_low(plans) + 50)
     assert_unchanged(first, before)
     after_tell = snapshot(told)
-    plans.zero_()  # the caller may reuse its buffer
+    plans.detach().zero_()  # the caller may reuse its buffer
     assert_unchanged(told, after_tell)
     planner.shift(first)
     assert_unchanged(first, before)
