@@ -130,6 +130,40 @@ def evaluate(
         typer.echo(_spread(returns))
 
 
+@app.command()
+def report(
+    folders: Annotated[list[pathlib.Path], typer.Argument(metavar="RUN...", help="The folders of one run or several.")],
+    out: Annotated[
+        pathlib.Path | None,
+        typer.Option(
+            help="The file to write.  [default: report.html in the run's folder; of several, beside the first]"
+        ),
+    ] = None,
+    form: Annotated[
+        str | None, typer.Option("--format", help="html, a page that needs no network, or md, with PNGs beside it.")
+    ] = None,
+    dimensions: Annotated[
+        str | None, typer.Option(metavar="I,J", help="Two dimensions of the state for the map of uncertainty.")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Write a page about runs: what the model knows, what it does not, and whether it may be believed."""
+    with _reported(debug):
+        from bayes_mbrl import reporting
+
+        _one_thread()
+        interactive = sys.stderr.isatty()
+        path = reporting.write_report(
+            folders,
+            out=out,
+            form=reporting.parse_form(form),
+            dimensions=reporting.parse_dimensions(dimensions),
+            warn=lambda text: typer.echo(f"warning: {' '.join(text.split())}", err=True),
+            progress=lambda text: typer.echo(text, err=True) if interactive else None,
+        )
+        typer.echo(path)
+
+
 @app.command(name="list")
 def list_choices(
     what: Annotated[
