@@ -100,3 +100,22 @@ def split_by_episode(transitions: Transitions, held_out_every: int) -> tuple[Tra
         raise ValueError(f"need held_out_every >= 2, got {held_out_every}")
     held_out = transitions.episode % held_out_every == held_out_every - 1
     return transitions[~held_out], transitions[held_out]
+
+
+def split_by_block(transitions: Transitions, held_out_every: int, block_length: int) -> tuple[Transitions, Transitions]:
+    """(training, held-out): of the blocks of `block_length` rows of an episode, the last of which may be shorter,
+    every `held_out_every`-th is held out, the first one never; blocks are counted over all episodes.
+
+    For data of few episodes: a row resembles its neighbours, most of which lie in its own block. Rows that are
+    appended leave the others on their side. Raises ValueError unless held_out_every >= 2 and block_length >= 1.
+    """
+    if held_out_every < 2 or block_length < 1:
+        raise ValueError(f"need held_out_every >= 2 and block_length >= 1, got {held_out_every} and {block_length}")
+    lengths = torch.unique_consecutive(transitions.episode, return_counts=True)[1]
+    num_blocks = (lengths + block_length - 1) // block_length
+    first_row, first_block = (
+        torch.repeat_interleave(counts.cumsum(0) - counts, lengths) for counts in (lengths, num_blocks)
+    )
+    block = first_block + (torch.arange(len(transitions), device=lengths.device) - first_row) // block_length
+    held_out = block % held_out_every == held_out_every - 1
+    return transitions[~held_out], transitions[held_out]

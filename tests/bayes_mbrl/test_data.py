@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from bayes_mbrl.data import Transitions, split_by_episode
+from bayes_mbrl.data import Transitions, split_by_block, split_by_episode
 
 
 def assert_equal(one: Transitions, other: Transitions) -> None:
@@ -155,3 +155,33 @@ def test_a_failed_save_keeps_the_old_file_and_leaves_nothing_over(
     monkeypatch.undo()
     assert_equal(Transitions.load(tmp_path / "d.npz"), transitions)
     assert [path.name for path in tmp_path.iterdir()] == ["d.npz"]
+
+
+def _episodes(*lengths: int) -> Transitions:
+    """Rows that are numbered by their state."""
+    episode = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
+    rows, nothing = torch.arange(float(len(episode)))[:, None], torch.zeros(len(episode))
+    return Transitions(rows, rows, nothing, rows, nothing.bool(), episode)
+
+
+def test_blocks_end_with_their_episode() -> None:
+    """Lengths 7, 2 and 5 in blocks of 3: 0-2, 3-5, 6 | 7-8 | 9-11, 12-13; every third is held out."""
+    training, held_out = split_by_block(_episodes(7, 2, 5), 3, 3)
+    assert held_out.state[:, 0].tolist() == [6, 12, 13]
+    assert training.state[:, 0].tolist() == [0, 1, 2, 3, 4, 5, 7, 8, 9, 10, 11]
+
+
+def test_a_row_stays_on_its_side_when_others_follow() -> None:
+    whole = _episodes(7, 1, 9, 4)
+    held_out = set(split_by_block(whole, 2, 4)[1].state[:, 0].tolist())
+    for count in range(1, len(whole)):
+        training, held = split_by_block(whole[:count], 2, 4)
+        assert set(held.state[:, 0].tolist()) == {row for row in held_out if row < count}
+        assert len(training) + len(held) == count
+        assert len(training) > 0
+
+
+@pytest.mark.parametrize(("every", "length"), [(1, 3), (2, 0)])
+def test_blocks_that_cannot_be_are_refused(every: int, length: int) -> None:
+    with pytest.raises(ValueError, match="need held_out_every >= 2 and block_length >= 1"):
+        split_by_block(_episodes(4), every, length)
