@@ -261,6 +261,27 @@ OBJECTIVES = Table(
             "bayes_mbrl.planners.objectives:lower_tail_mean",
             settings={"tail_mass": 0.1},
         ),
+        "upper-tail-mean": Row(
+            "the mean of the best share of all outcomes: optimism, for exploring",
+            "bayes_mbrl.planners.objectives:upper_tail_mean",
+            settings={"tail_mass": 0.1},
+        ),
+        "mean-plus-epistemic-std": Row(
+            "mean plus a multiple of the spread over θ: seeks what the model does not know",
+            "bayes_mbrl.planners.objectives:mean_plus_epistemic_std",
+            settings={"optimism": 1.0},
+            defaults={"rollout": {"num_noise": 2}},  # with 1, noise cannot be told from ignorance
+        ),
+        "entropic": Row(
+            "the certainty equivalent of exponential utility: averse to spread, the worst outcomes count most",
+            "bayes_mbrl.planners.objectives:entropic",
+            settings={"risk_aversion": 0.1},
+        ),
+        "failure-limit": Row(
+            "the mean, with a price on plans that end below failure_return more often than max_probability",
+            "bayes_mbrl.planners.objectives:mean_with_failure_limit",
+            settings={"failure_return": 0.0, "max_probability": 0.05, "penalty": 1e4},
+        ),
         "worst-theta": Row(
             "the expected return under the worst θ that was drawn", "bayes_mbrl.planners.objectives:worst_theta"
         ),

@@ -7,6 +7,7 @@ them can treat all alike. A NaN among a candidate's returns makes its score NaN,
 
 import math
 from collections.abc import Callable
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -15,6 +16,8 @@ from bayes_mbrl.planners.base import require
 
 Objective = Callable[[Tensor], Tensor]
 """Whole returns [K, M, C] → scores [C], higher is better."""
+Over = Literal["outcomes", "theta"]
+"""What a tail is taken of: all returns, or the expected returns given each θ."""
 
 
 def expected_return() -> Objective:
@@ -60,22 +63,88 @@ def mean_minus_total_std(risk_aversion: float) -> Objective:
     return objective
 
 
-def lower_tail_mean(tail_mass: float) -> Objective:
-    """Mean of the worst `tail_mass` of all outcomes (CVaR): 1 is the mean, → 0 the worst case.
+def mean_plus_epistemic_std(optimism: float) -> Objective:
+    """E[R] + optimism · sd_θ(E[R | θ]): seeks what more data could teach, is indifferent to noise.
 
-    returns [K, M, C] → scores [C]. The boundary outcome gets the fractional weight that makes the mass exact.
-    Raises ValueError unless 0 < tail_mass <= 1.  Source: Rockafellar & Uryasev (2002).
+    returns [K, M, C] → scores [C]; the spread as in `mean_minus_epistemic_std`.
+    Raises ValueError unless optimism is finite and >= 0.
     """
-    require((0 < tail_mass <= 1, f"need 0 < tail_mass <= 1, got {tail_mass}"))
+    require((0 <= optimism < math.inf, f"need optimism finite and >= 0, got {optimism}"))
 
     def objective(returns: Tensor) -> Tensor:
         _check_returns(returns)
-        outcomes = returns.flatten(0, 1).sort(dim=0).values
-        num_in_tail = tail_mass * len(outcomes)
-        rank = torch.arange(len(outcomes), dtype=torch.float64)
-        weight = ((num_in_tail - rank).clamp(0, 1) / min(num_in_tail, len(outcomes))).to(outcomes)
-        # NaN sorts last, where the weight is 0; the product keeps it (0 · NaN = NaN), slicing the tail would lose it.
-        return (weight[:, None] * outcomes).sum(dim=0)
+        return returns.mean(dim=(0, 1)) + optimism * _sqrt(_epistemic_variance(returns))
+
+    return objective
+
+
+def lower_tail_mean(tail_mass: float, over: Over = "outcomes") -> Objective:
+    """Mean of the worst `tail_mass` (CVaR): 1 is the mean, → 0 the worst case.
+
+    returns [K, M, C] → scores [C]. The tail is that of all K·M outcomes, or with over="theta" that of the K expected
+    returns E[R | θ], averse to ignorance alone. The boundary outcome gets the fractional weight that makes the mass
+    exact.
+    Raises ValueError unless 0 < tail_mass <= 1.  Source: Rockafellar & Uryasev (2002).
+    """
+    _check_tail(tail_mass, over)
+
+    def objective(returns: Tensor) -> Tensor:
+        return _lower_tail_mean(_outcomes(returns, over), tail_mass)
+
+    return objective
+
+
+def upper_tail_mean(tail_mass: float, over: Over = "outcomes") -> Objective:
+    """Mean of the best `tail_mass`: optimism, for exploring; 1 is the mean, → 0 the best case.
+
+    Otherwise as `lower_tail_mean`.
+    """
+    _check_tail(tail_mass, over)
+
+    def objective(returns: Tensor) -> Tensor:
+        return -_lower_tail_mean(-_outcomes(returns, over), tail_mass)
+
+    return objective
+
+
+def entropic(risk_aversion: float) -> Objective:
+    """−log E[exp(−risk_aversion · R)] / risk_aversion: the certainty equivalent of exponential utility.
+
+    returns [K, M, C] → scores [C]; for small risk_aversion about E[R] − risk_aversion · Var(R) / 2. risk_aversion is
+    in units of one over the return; 0 is the mean.
+    Raises ValueError unless risk_aversion is finite and >= 0.  Source: Howard & Matheson (1972).
+    """
+    _check_risk_aversion(risk_aversion)
+    if risk_aversion == 0:
+        return expected_return()
+
+    def objective(returns: Tensor) -> Tensor:
+        outcomes = _outcomes(returns, "outcomes")
+        mean = outcomes.mean(dim=0)  # taken out, so that large returns keep the digits of their spread
+        spread = torch.logsumexp(-risk_aversion * (outcomes - mean), dim=0) - math.log(len(outcomes))
+        return mean - spread / risk_aversion
+
+    return objective
+
+
+def mean_with_failure_limit(failure_return: float, max_probability: float, penalty: float) -> Objective:
+    """E[R] − penalty · max(0, P(R < failure_return) − max_probability): a limit on the probability of failure.
+
+    returns [K, M, C] → scores [C]. The probability is the share of all K·M outcomes. `penalty`, in units of the
+    return, is the price of a plan that fails for certain where it never may: above the differences that returns
+    make, no plan beyond the limit wins while another keeps it.
+    Raises ValueError unless 0 <= max_probability < 1, penalty > 0 and both numbers in units of the return are finite.
+    """
+    require(
+        (math.isfinite(failure_return), f"need failure_return finite, got {failure_return}"),
+        (0 <= max_probability < 1, f"need 0 <= max_probability < 1, got {max_probability}"),
+        (0 < penalty < math.inf, f"need penalty finite and > 0, got {penalty}"),
+    )
+
+    def objective(returns: Tensor) -> Tensor:
+        outcomes = _outcomes(returns, "outcomes")
+        probability = (outcomes < failure_return).to(outcomes.dtype).mean(dim=0)
+        return outcomes.mean(dim=0) - penalty * (probability - max_probability).clamp(min=0)
 
     return objective
 
@@ -91,6 +160,22 @@ def worst_theta() -> Objective:
         return returns.mean(dim=1).amin(dim=0)
 
     return objective
+
+
+def _outcomes(returns: Tensor, over: Over) -> Tensor:
+    """All returns [K·M, C], or their means over the noise [K, C]."""
+    _check_returns(returns)
+    return returns.flatten(0, 1) if over == "outcomes" else returns.mean(dim=1)
+
+
+def _lower_tail_mean(outcomes: Tensor, tail_mass: float) -> Tensor:
+    """Mean [C] of the lowest `tail_mass` of outcomes [n, C]."""
+    outcomes = outcomes.sort(dim=0).values
+    num_in_tail = tail_mass * len(outcomes)
+    rank = torch.arange(len(outcomes), dtype=torch.float64)
+    weight = ((num_in_tail - rank).clamp(0, 1) / min(num_in_tail, len(outcomes))).to(outcomes)
+    # NaN sorts last, where the weight is 0; the product keeps it (0 · NaN = NaN), slicing the tail would lose it.
+    return (weight[:, None] * outcomes).sum(dim=0)
 
 
 def _epistemic_variance(returns: Tensor) -> Tensor:
@@ -119,6 +204,13 @@ def _check_returns(returns: Tensor) -> None:
             returns.ndim == 3 and 0 not in returns.shape[:2],
             f"need returns [K, M, C] with K >= 1 and M >= 1, got shape {list(returns.shape)}",
         )
+    )
+
+
+def _check_tail(tail_mass: float, over: Over) -> None:
+    require(
+        (0 < tail_mass <= 1, f"need 0 < tail_mass <= 1, got {tail_mass}"),
+        (over in get_args(Over), f"over is one of {', '.join(get_args(Over))}, got {over!r}"),
     )
 
 

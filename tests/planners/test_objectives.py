@@ -6,10 +6,14 @@ from torch import Tensor
 
 from bayes_mbrl.planners.objectives import (
     Objective,
+    entropic,
     expected_return,
     lower_tail_mean,
     mean_minus_epistemic_std,
     mean_minus_total_std,
+    mean_plus_epistemic_std,
+    mean_with_failure_limit,
+    upper_tail_mean,
     worst_theta,
 )
 
@@ -19,6 +23,11 @@ OBJECTIVES: dict[str, Objective] = {
     "mean_minus_total_std": mean_minus_total_std(1.5),
     "lower_tail_mean": lower_tail_mean(0.3),
     "worst_theta": worst_theta(),
+    "lower_tail_mean over theta": lower_tail_mean(0.3, "theta"),
+    "upper_tail_mean": upper_tail_mean(0.3),
+    "mean_plus_epistemic_std": mean_plus_epistemic_std(0.7),
+    "entropic": entropic(0.2),
+    "mean_with_failure_limit": mean_with_failure_limit(-3.0, 0.1, 50.0),
 }
 every_objective = pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES.keys())
 
@@ -76,6 +85,39 @@ def test_lower_tail_mean_equals_its_variational_form(tail_mass: float, generator
     outcomes = returns.reshape(21, 5)
     shortfall = (outcomes[:, None] - outcomes[None]).clamp(min=0).mean(dim=1)
     assert torch.allclose(lower_tail_mean(tail_mass)(returns), (outcomes - shortfall / tail_mass).amax(dim=0))
+
+
+def test_tails_over_theta_and_upper_tails_by_hand() -> None:
+    # Means over noise: candidate 0: 2 and 9; 3: −6 and 3. tail_mass 0.75 of two: weights 2/3 and 1/3.
+    expected = [2 * 2 / 3 + 9 / 3, 5, 6, -6 * 2 / 3 + 3 / 3]
+    assert torch.allclose(lower_tail_mean(0.75, "theta")(RETURNS), RETURNS.new_tensor(expected))
+    expected = [9 * 2 / 3 + 2 / 3, 5, 6, 3 * 2 / 3 - 6 / 3]
+    assert torch.allclose(upper_tail_mean(0.75, "theta")(RETURNS), RETURNS.new_tensor(expected))
+    assert torch.allclose(upper_tail_mean(0.5)(RETURNS), RETURNS.new_tensor([27 / 3, 5, (12 + 12 + 6) / 3, 9 / 3]))
+    assert torch.allclose(lower_tail_mean(1e-9, "theta")(RETURNS), worst_theta()(RETURNS))
+
+
+def test_optimism_is_pessimism_mirrored() -> None:
+    mean = expected_return()(RETURNS)
+    assert torch.allclose(mean_plus_epistemic_std(2.0)(RETURNS) - mean, mean - mean_minus_epistemic_std(2.0)(RETURNS))
+
+
+def test_the_entropic_objective_of_normal_returns_is_mean_minus_half_the_variance(generator: torch.Generator) -> None:
+    """log E exp(−λ R) = −λ μ + λ² σ² / 2 for R ~ N(μ, σ²)."""
+    returns = -40 + 3 * torch.randn(200, 500, 1, generator=generator, dtype=torch.float64)
+    # The exponentials exp(−λ (R − μ)) have the variance exp(λ² σ²) (exp(λ² σ²) − 1): 0.2² 3² = 0.36.
+    standard_error = math.sqrt(math.expm1(0.36) / 100_000) / 0.2
+    assert float(entropic(0.2)(returns)) == pytest.approx(-40 - 0.2 * 9 / 2, abs=5 * standard_error)
+    assert torch.allclose(entropic(1e-7)(RETURNS), expected_return()(RETURNS), atol=1e-4)
+    assert torch.equal(entropic(0.0)(RETURNS), expected_return()(RETURNS))
+    assert torch.allclose(entropic(1e3)(RETURNS), RETURNS.new_tensor([1, 5, 0, -8]), atol=0.01)
+    assert torch.isfinite(entropic(5.0)(1e6 * RETURNS.float())).all()
+
+
+def test_a_limit_on_failures_by_hand() -> None:
+    # Below 1.5: 1 of 6, none, 2 of 6, 4 of 6 outcomes.
+    scores = mean_with_failure_limit(1.5, 1 / 6, 12.0)(RETURNS)
+    assert torch.allclose(scores, RETURNS.new_tensor([5.5, 5, 6 - 12 / 6, -1.5 - 12 * 3 / 6]))
 
 
 def test_epistemic_variance_does_not_grow_with_the_noise(generator: torch.Generator) -> None:
@@ -161,7 +203,18 @@ def test_impossible_settings_are_refused_at_construction() -> None:
     for tail_mass in (-0.1, 1.0001, math.nan):
         with pytest.raises(ValueError, match="need 0 < tail_mass <= 1"):
             lower_tail_mean(tail_mass)
+    with pytest.raises(ValueError, match="over is one of outcomes, theta, got 'noise'"):
+        upper_tail_mean(0.5, "noise")  # type: ignore[arg-type]
+    for settings, problem in (
+        ((math.nan, 0.1, 1.0), "need failure_return finite, got nan"),
+        ((0.0, 1.0, 1.0), "need 0 <= max_probability < 1, got 1.0"),
+        ((0.0, 0.1, 0.0), "need penalty finite and > 0, got 0.0"),
+    ):
+        with pytest.raises(ValueError, match=problem):
+            mean_with_failure_limit(*settings)
+    with pytest.raises(ValueError, match="need optimism finite and >= 0, got -1"):
+        mean_plus_epistemic_std(-1)
     for risk_aversion in (-1.0, math.inf, math.nan):
-        for build in (mean_minus_epistemic_std, mean_minus_total_std):
+        for build in (mean_minus_epistemic_std, mean_minus_total_std, entropic):
             with pytest.raises(ValueError, match="need risk_aversion finite and >= 0, got"):
                 build(risk_aversion)
