@@ -97,9 +97,10 @@ def shift_test(
 
     Rows of one episode resemble each other, so exchanging single rows would find a difference where there is none.
     groups_x [N] and groups_y [N'] (episode numbers; a number in one has nothing to do with the same in the other) are
-    exchanged whole instead, which asks whether the episodes come from one distribution of episodes. Few groups
-    allow few relabellings: all of them are tried if there are no more than `num_permutations`, and `smallest_p` says
-    what could come out at all.
+    exchanged whole instead, which asks whether the episodes come from one distribution of episodes. Each group then
+    counts alike, however long, and rows are compared with those of other groups only (of a sample that is one group:
+    with each other). Few groups allow few relabellings: all of them are tried if there are no more than
+    `num_permutations`, and `smallest_p` says what could come out at all.
     A sample of more than `max_rows` rows is thinned to a random choice of them. Dimensions are standardised over both
     samples together, a dimension that never varies counts as 0; neither this nor the bandwidth depends on labels.
     Raises ValueError for shapes that do not match, NaN or infinity, or fewer than 2 rows in a sample.
@@ -117,9 +118,9 @@ def shift_test(
         samples.append(values[kept])
         labels.append(kept if groups is None else groups[kept])
     kernel, used_bandwidth = _kernel(samples[0], samples[1], distance, bandwidth, standardise)
-    sums, sizes, num_groups = _by_group(kernel, labels)
+    between, within, num_groups = _by_group(kernel, labels)
     relabellings, exhaustive = _relabellings(*num_groups, num_permutations, generator=generator)
-    statistics = _statistic(sums, sizes, relabellings, unbiased=True)
+    statistics = _statistics(between, within, relabellings, num_groups)
     statistic, null = float(statistics[0]), statistics[1:]
     as_far = int((null >= statistic - _TIE * max(1.0, abs(statistic))).sum())
     # Exchanging x with y as a whole changes nothing, so with as many groups in both each relabelling has a twin.
@@ -178,11 +179,10 @@ def _distance_between(
 ) -> float:
     _check(x, y)
     kernel, _ = _kernel(x, y, distance, bandwidth, standardise, diagonal=not unbiased)
-    sides = torch.repeat_interleave(torch.arange(2), torch.tensor([len(x), len(y)]))
-    sums = torch.zeros(2, len(sides), dtype=kernel.dtype).index_add_(0, sides, kernel)
-    sums = torch.zeros(2, 2, dtype=kernel.dtype).index_add_(1, sides, sums)
-    sizes = torch.tensor([len(x), len(y)], dtype=kernel.dtype)
-    return float(_statistic(sums, sizes, torch.tensor([[1.0, 0.0]], dtype=kernel.dtype), unbiased=unbiased)[0])
+    num_x, num_y, less = len(x), len(y), 1 if unbiased else 0
+    of_x = kernel[:num_x, :num_x].sum() / (num_x * (num_x - less))
+    of_y = kernel[num_x:, num_x:].sum() / (num_y * (num_y - less))
+    return float(of_x + of_y - 2 * kernel[:num_x, num_x:].mean())
 
 
 def _check(x: Tensor, y: Tensor) -> None:
@@ -229,13 +229,18 @@ def _kernel(
 
 
 def _by_group(kernel: Tensor, labels: list[Tensor]) -> tuple[Tensor, Tensor, tuple[int, int]]:
-    """(sums of the kernel over pairs of groups [G, G], rows of each group [G], groups of x and of y)."""
+    """Mean kernel of the pairs of rows of two groups [G, G], 0 on the diagonal, and of those within one group [G].
+
+    Also the number of groups of x and of y. A group of one row has no pairs within: NaN.
+    """
     index_x, index_y = (torch.unique(label, return_inverse=True)[1] for label in labels)
     num_x, num_y = int(index_x.max()) + 1, int(index_y.max()) + 1
     index = torch.cat([index_x, index_y + num_x])
     sums = kernel.new_zeros(num_x + num_y, len(index)).index_add_(0, index, kernel)
     sums = kernel.new_zeros(num_x + num_y, num_x + num_y).index_add_(1, index, sums)
-    return sums, torch.bincount(index).to(kernel), (num_x, num_y)
+    sizes = torch.bincount(index).to(kernel)
+    within = sums.diagonal() / (sizes * (sizes - 1))
+    return (sums / sizes / sizes[:, None]).fill_diagonal_(0.0), within, (num_x, num_y)
 
 
 def _relabellings(num_x: int, num_y: int, at_most: int, *, generator: torch.Generator) -> tuple[Tensor, bool]:
@@ -253,13 +258,13 @@ def _relabellings(num_x: int, num_y: int, at_most: int, *, generator: torch.Gene
     return torch.zeros(len(chosen), num_groups, dtype=torch.float64).scatter_(1, chosen, 1.0), exhaustive
 
 
-def _statistic(sums: Tensor, sizes: Tensor, is_x: Tensor, *, unbiased: bool) -> Tensor:
+def _statistics(between: Tensor, within: Tensor, is_x: Tensor, num_groups: tuple[int, int]) -> Tensor:
     """E k(X, X') + E k(Y, Y') − 2 E k(X, Y) for each relabelling is_x [P, G] of groups: [P]."""
-    is_y = 1 - is_x
-    to_x, to_y = is_x @ sums, is_y @ sums
-    within_x, within_y, between = (to_x * is_x).sum(1), (to_y * is_y).sum(1), (to_x * is_y).sum(1)
-    num_x, num_y = is_x @ sizes, is_y @ sizes
-    less = 1 if unbiased else 0
-    statistic = within_x / (num_x * (num_x - less)) + within_y / (num_y * (num_y - less)) - 2 * between / num_x / num_y
+    statistic = -2 * ((is_x @ between) * (1 - is_x)).sum(1) / (num_groups[0] * num_groups[1])
+    for chosen, number in ((is_x, num_groups[0]), (1 - is_x, num_groups[1])):
+        if number > 1:
+            statistic += ((chosen @ between) * chosen).sum(1) / (number * (number - 1))
+        else:
+            statistic += within[chosen.argmax(1)]
     # A group of one row alone on a side has no pairs: such a relabelling counts as far apart, against a verdict.
-    return torch.where(torch.minimum(num_x, num_y) <= less, math.inf, statistic)
+    return statistic.nan_to_num(nan=math.inf, posinf=math.inf)

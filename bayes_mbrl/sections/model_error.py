@@ -87,7 +87,7 @@ def _cost_of_shift(found: dict[tuple[str, str], _Error]) -> str:
     certain = abs(away - home) > 2 * spread  # never, where the spread is not known
     change = f"{away / home:.2g} times that" if certain else "not clearly another than that"
     return (
-        f"Fitted to the base policy's data alone, the model's error in the first episode that was planned with it (RMSE "
+        "Fitted to the base policy's data alone, the model's error in the first episode that was planned with it (RMSE "
         f"{away:.2g}, log-likelihood {float(abroad.log_likelihood):.3g} nats a transition) is {change} in fresh "
         f"episodes of the base policy (RMSE {plus_minus(home, spread, 2)}, log-likelihood "
         f"{float(at_home.log_likelihood):.3g}). It had seen neither."
@@ -100,9 +100,12 @@ def _repair(found: dict[tuple[str, str], _Error]) -> str:
     after = found.get(("all data", "evaluation episodes"))
     if before is None or after is None:
         return ""
+    old, new = float(before.rmse), float(after.rmse)
+    spread = math.hypot(float(before.rmse_standard_error), float(after.rmse_standard_error))
+    change = "no clear change" if not abs(new - old) > 2 * spread else "a gain" if new < old else "a loss"
     return (
-        f"In the evaluation episodes, the RMSE went from {float(before.rmse):.2g} with the base policy's data to "
-        f"{float(after.rmse):.2g} with all data: what the planned episodes added where the learned policy goes."
+        f"In the evaluation episodes, where the learned policy goes, the RMSE went from {old:.2g} with the base "
+        f"policy's data to {new:.2g} with all data: {change} by the data of the planned episodes."
     )
 
 

@@ -151,7 +151,7 @@ def _shift_verdict(tests: Sequence[ShiftTest]) -> str:
         f"energy distance {energy.statistic:.2g}, p = {energy.p_value:.2g}; squared MMD {mmd.statistic:.2g}, "
         f"p = {mmd.p_value:.2g}"
     )
-    how = "Whole episodes were relabelled, since the rows of one episode depend on each other."
+    how = "Whole episodes were relabelled, each counting alike: the rows of one episode depend on each other."
     if len(found) == len(tests):
         return f"The learned policy visits other states than the base policy ({measured}). {how}"
     if found:

@@ -173,20 +173,43 @@ def test_few_groups_are_relabelled_exhaustively_and_their_limit_is_said(generato
     assert one.caution
 
 
-def test_the_statistic_of_groups_by_hand(generator: torch.Generator) -> None:
-    """Each relabelled statistic equals that of the samples made up anew, groups of unequal size included."""
+def _energy_of_groups(x: list[Tensor], y: list[Tensor]) -> float:
+    """2 E‖X − Y‖ − E‖X − X'‖ − E‖Y − Y'‖ where every group counts alike, X and X' are of different ones."""
+
+    def mean_distance(a: Tensor, b: Tensor) -> float:
+        return float((a[:, None] - b).norm(dim=2).mean())
+
+    def within(groups: list[Tensor]) -> float:
+        pairs = [mean_distance(a, b) for a, b in itertools.permutations(groups, 2)]
+        n = len(groups[0])
+        return float(np.mean(pairs)) if pairs else mean_distance(groups[0], groups[0]) * n / (n - 1)
+
+    return 2 * float(np.mean([mean_distance(a, b) for a in x for b in y])) - within(x) - within(y)
+
+
+@pytest.mark.parametrize("num_x", [1, 2])
+def test_the_statistics_of_groups_by_hand(num_x: int, generator: torch.Generator) -> None:
+    """Each relabelled statistic equals that of the samples made up anew, groups of unequal size."""
     x, y = normal(7, 2, generator=generator), 0.4 + normal(9, 2, generator=generator)
-    groups_x, groups_y = torch.tensor([3, 3, 8, 8, 8, 3, 3]), torch.tensor([3, 3, 5, 5, 5, 5, 0, 0, 3])
+    groups_x = torch.tensor([3, 3, 8, 8, 8, 3, 3]) if num_x == 2 else torch.zeros(7)
+    groups_y = torch.tensor([3, 3, 5, 5, 5, 5, 0, 0, 3])
     test = shift_test(x, y, groups_x=groups_x, groups_y=groups_y, standardise=False, generator=generator)
-    parts = [x[groups_x == 3], x[groups_x == 8], y[groups_y == 0], y[groups_y == 3], y[groups_y == 5]]
-    expected = []
-    for chosen in itertools.combinations(range(5), 2):
-        left = torch.cat([parts[i] for i in chosen])
-        right = torch.cat([parts[i] for i in range(5) if i not in chosen])
-        expected.append(energy_distance(left, right, standardise=False))
+    parts = [x[groups_x == number] for number in groups_x.unique()] + [y[groups_y == number] for number in (0, 3, 5)]
+    expected = [
+        _energy_of_groups([parts[i] for i in chosen], [part for i, part in enumerate(parts) if i not in chosen])
+        for chosen in itertools.combinations(range(num_x + 3), num_x)
+    ]
     assert test.statistic == pytest.approx(expected[0])
     torch.testing.assert_close(test.null, torch.tensor(expected[1:], dtype=torch.float64))
-    assert test.p_value == pytest.approx(sum(e >= expected[0] - 1e-12 for e in expected) / 10)
+    assert test.p_value == pytest.approx(np.mean([e >= expected[0] - 1e-12 for e in expected]))
+
+
+def test_short_episodes_are_not_drowned_by_long_ones(generator: torch.Generator) -> None:
+    """Nine episodes of 12 steps and five of 200, as of a pole that falls and one that is balanced."""
+    x, y = normal(9 * 12, 2, generator=generator), 0.5 * normal(1000, 2, generator=generator)
+    groups_x, groups_y = torch.arange(9).repeat_interleave(12), torch.arange(5).repeat_interleave(200)
+    test = shift_test(x, y, groups_x=groups_x, groups_y=groups_y, generator=generator)
+    assert test.p_value == test.smallest_p == 1 / 1000
 
 
 def test_a_lonely_row_counts_against_a_verdict(generator: torch.Generator) -> None:
