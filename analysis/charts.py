@@ -6,6 +6,7 @@ common form of colour blindness. A chart says its axes' names with units; a mark
 
 import dataclasses
 import math
+import re
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -176,6 +177,11 @@ class Section:
     tables: Sequence[Table] = ()
     missing: Sequence[str] = ()
     """What could not be shown, and why: a sentence each."""
+
+
+def printable(text: str) -> str:
+    """On one line, without control characters and halves of letters, which neither a page nor a font can hold."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]", "\ufffd", " ".join(text.split()))
 
 
 def is_log(chart: Chart) -> bool:

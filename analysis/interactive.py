@@ -29,14 +29,15 @@ from bayes_mbrl.analysis.charts import (
     has_whole_x,
     heights_of,
     is_log,
+    printable,
 )
 
 HEIGHT = 420
 """Pixels, the slider left out."""
 FONT = {"family": "system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', sans-serif", "size": 14}
 INK, GRID = "#1A1A1A", "#DDDDDD"
-LABEL_WIDTH = 42
-"""Letters of an axis' name that fit on a line of a phone."""
+LABEL_WIDTH, Y_LABEL_WIDTH = 42, 32
+"""Letters of an axis' name that fit beside it on a phone."""
 
 Spec: TypeAlias = dict[str, Any]
 
@@ -126,7 +127,11 @@ def _axes(chart: Chart) -> Spec:
     """What a slide may have of its own in the layout: ranges and rules."""
     log = is_log(chart)
     x: Spec = {"title": {"text": _wrapped(chart.x_label), "standoff": 10}, "range": None, "autorange": True}
-    y: Spec = {"title": {"text": _wrapped(chart.y_label), "standoff": 10}, "range": None, "autorange": True}
+    y: Spec = {
+        "title": {"text": _wrapped(chart.y_label, Y_LABEL_WIDTH), "standoff": 10},
+        "range": None,
+        "autorange": True,
+    }
     if chart.x_range is not None:
         x |= {"range": list(map(float, chart.x_range)), "autorange": False}
     if chart.y_range is not None and not (log and min(chart.y_range) <= 0):
@@ -149,6 +154,10 @@ def _log_ticks(chart: Chart) -> list[float]:
     heights = np.concatenate([np.ravel(values) for values in heights_of(chart)]).astype(float)
     positive = heights[np.isfinite(heights) & (heights > 0)]
     low, high = chart.y_range if chart.y_range and min(chart.y_range) > 0 else (positive.min(), positive.max())
+    if high < 10 * low:
+        step = 10.0 ** math.floor(math.log10((high - low) / 2)) if high > low else low
+        step *= max(factor for factor in (1, 2, 5) if factor * step <= max((high - low) / 2, step))
+        return [step * k for k in range(max(1, math.floor(low / step)), math.ceil(high / step) + 1)]
     first, last = math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1
     stride = max(1, -(-(last - first) // 10))
     between = (1, 2, 5) if last - first <= 5 else (1,)
@@ -159,7 +168,7 @@ def _power(value: float) -> str:
     """0.02, 50, 10⁻⁷."""
     power = round(math.log10(value))
     if -4 < power < 5 or value != 10.0**power:
-        return f"{value:.15g}"
+        return f"{value:.6g}"
     return "10" + str(power).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
@@ -254,9 +263,9 @@ def _transparent(color: str, opacity: float) -> str:
 
 def _escaped(text: str) -> str:
     """The text as plotly shows it letter by letter, on one line."""
-    return html.escape(" ".join(text.split()), quote=False).replace("$", "&#36;")
+    return html.escape(printable(text), quote=False).replace("$", "&#36;")
 
 
 def _wrapped(text: str, width: int = LABEL_WIDTH) -> str:
     """The same on several lines."""
-    return "<br>".join(_escaped(line) for line in textwrap.wrap(text, width))
+    return "<br>".join(_escaped(line) for line in textwrap.wrap(printable(text), width))

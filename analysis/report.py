@@ -16,7 +16,7 @@ import urllib.parse
 from collections.abc import Iterator, Sequence
 
 from bayes_mbrl.analysis import interactive, static
-from bayes_mbrl.analysis.charts import Chart, Section, Slides, Table
+from bayes_mbrl.analysis.charts import Chart, Section, Slides, Table, printable
 from bayes_mbrl.analysis.page_parts import SCRIPT, STYLE
 
 
@@ -118,7 +118,7 @@ def _paragraphs(texts: Sequence[str]) -> str:
 
 def _text(text: str) -> str:
     """For HTML, in an element and in an attribute."""
-    return html.escape(_printable(text))
+    return html.escape(printable(text))
 
 
 def _inert(text: str) -> str:
@@ -164,17 +164,8 @@ def _stills(figure: Chart | Slides) -> list[Chart]:
 
 def _escaped(text: str) -> str:
     """For Markdown, on one line: nothing in it is markup, HTML, or a link."""
-    line = html.escape(" ".join(_printable(text).split()), quote=False)
+    line = html.escape(printable(text), quote=False)
     line = re.sub(r"([\\`*_{}\[\]#|~!$])", r"\\\1", line)
     line = line.replace("://", "&#58;//").replace("www.", "www&#46;")
-    return re.sub(r"^([-+=]|\d+(?=[.)]))", lambda match: _protected(match[0]), line)
-
-
-def _protected(start: str) -> str:
-    """What begins a list or a rule, made to begin none."""
-    return f"\\{start}" if not start.isdigit() else f"&#{ord(start[0])};{start[1:]}"
-
-
-def _printable(text: str) -> str:
-    """Without control characters and halves of letters, which no file of text may hold."""
-    return re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]", "\ufffd", text)
+    line = re.sub(r"^(\d{1,9})(?=[.)](?:\s|$))", r"\1\\", line)
+    return re.sub(r"^(?=[-+](?:\s|$)|[-=]+$)", r"\\", line)

@@ -35,6 +35,7 @@ from bayes_mbrl.analysis.charts import (
     color_limits,
     has_whole_x,
     is_log,
+    printable,
 )
 
 DPI = 150
@@ -182,7 +183,7 @@ def _legend(figure: Figure, handles: dict[str, Any]) -> None:
 
 
 def _wrapped(text: str, width: int) -> str:
-    return textwrap.fill(" ".join(text.split()), width)
+    return textwrap.fill(printable(text), width)
 
 
 def _finite(values: Floats) -> Floats:

@@ -40,8 +40,9 @@ class Row:
 
 
 SECTIONS = (
-    Row("overview", "What this is"),
+    Row("overview", "What this is", joint=True),
     Row("learning", "Learning curve", joint=True),
+    Row("shift", "Shift and error growth"),
     Row("provenance", "Configuration and versions", joint=True),
 )
 """In the order in which they are read."""

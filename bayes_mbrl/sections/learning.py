@@ -116,11 +116,11 @@ def _returns(groups: Sequence[_Group], where: str) -> Chart:
         hover = [run.name for run, own in zip(group.runs, values, strict=True) for _ in own]
         x = np.full(len(pooled), place)
         label = "evaluation" if len(groups) == 1 else f"evaluation, {group.label}"
-        marks.append(Points(x, pooled, label=label, color=group.color, size=6, opacity=0.5, hover=hover))
-        middle = np.array([place - 0.3, place + 0.3])
-        marks.append(Line(middle, np.full(2, pooled.mean()), color=group.color, width=3))
+        marks.append(Points(x, pooled, label=label, color=group.color, size=6, opacity=0.4, hover=hover))
+        mean = np.array([pooled.mean()])
+        marks.append(Points(x[:1], mean, color=group.color, size=11, opacity=1.0, hover=["mean of the evaluation"]))
         place += 1
-    note = "Dots behind the last episode: evaluation episodes, which nothing was learned from; the bar is their mean."
+    note = "Dots behind the last episode: evaluation, from which nothing was learned; the large dot is the mean."
     if any(len(group.runs) > 1 for group in groups):
         note = f"Band: mean ± one standard deviation of the seeds; thin lines: each seed. {note}"
     return Chart(f"Return of each episode{where}", "training episode", "return (sum of rewards)", marks, note)
@@ -163,7 +163,9 @@ def _over_steps(groups: Sequence[_Group], where: str) -> Chart:
             mean, std = values.mean(0), values.std(0, ddof=1)
             marks.append(Band(steps, mean - std, mean + std, color=group.color, opacity=0.2))
             marks.append(Line(steps, mean, group.label, group.color, 2.5))
-    note = "Of several seeds: at each step the mean over the episodes that ended last, ± one standard deviation."
+    note = "An episode counts at the step at which it ended."
+    if any(len(group.runs) > 1 for group in groups):
+        note += " Band: mean ± one standard deviation, over seeds, of the episodes that ended last."
     return Chart(f"Return over steps{where}", "environment steps", "return (sum of rewards)", marks, note)
 
 
