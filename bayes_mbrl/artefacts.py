@@ -60,7 +60,8 @@ def write(
     }
     # The last episode of evaluation was never learned from; without one, the last of training has to do.
     shown = evaluation[-1].transitions if evaluation else _last_episode(state.transitions)
-    dynamics = builder.dynamics(state.transitions[: state.num_fitted])
+    fitted = state.transitions[: state.num_fitted]
+    dynamics, physics = builder.learned_dynamics(fitted, state.posterior), builder.dynamics(fitted)
     theta = state.posterior.sample(NUM_DRAWS, generator=_generator(builder, "draws"))
     with writing(folder, f"what was learned is in the checkpoint: make room, then bayes-mbrl resume {folder}"):
         state.transitions.save(paths["transitions"])
@@ -86,9 +87,9 @@ def write(
             curve=curve, fan=_fan(builder, dynamics, state, shown), shares=_shares(dynamics, theta, shown[:FAN_LENGTH])
         )
         save_figure(figure, paths["picture"])
-        if isinstance(dynamics, PhysicsDynamics):
+        if isinstance(physics, PhysicsDynamics):
             paths["parameters"] = folder / "parameters.png"
-            draws = _parameter_draws(builder, dynamics, state.posterior)
+            draws = _parameter_draws(builder, physics, state.posterior)
             save_figure(parameters_figure(draws, name=f"{curve.name}: 90 % intervals"), paths["parameters"])
     return paths
 
@@ -167,6 +168,6 @@ def _parameter_draws(builder: Builder, dynamics: PhysicsDynamics, posterior: Pos
 
 def _shares(dynamics: Dynamics, theta: Theta, episode: Transitions) -> Shares:
     """Epistemic and aleatoric variance of one-step predictions along the episode, summed over standardised targets."""
-    mean, std = dynamics.model.predict(theta, dynamics.regression_data(episode)[0])
+    mean, std = dynamics.predict_targets(theta, dynamics.regression_data(episode)[0])
     split = split_predictive_variance(mean, std)
     return Shares(split.epistemic.sum(-1).numpy(), split.aleatoric.sum(-1).numpy())

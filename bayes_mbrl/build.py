@@ -11,11 +11,13 @@ from bayes_mbrl.config import Config
 from bayes_mbrl.data import Transitions
 from bayes_mbrl.dynamics.base import Dynamics
 from bayes_mbrl.dynamics.network import identity
+from bayes_mbrl.dynamics.recalibrated import Recalibration
 from bayes_mbrl.environments.adapter import Environment
 from bayes_mbrl.environments.rewards import never
 from bayes_mbrl.errors import UserError
 from bayes_mbrl.inference.base import Posterior
 from bayes_mbrl.rollout import DIVERGENCE_RETURN
+from bayes_mbrl.seeding import generator_for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +41,11 @@ class Builder:
             raise UserError(f"dynamics {self.config.dynamics.name}: {error}") from error
 
     @property
+    def recalibration(self) -> Recalibration:
+        """Which transitions θ is not fitted to, and what is made of them."""
+        return self.config.recalibration.build()  # type: ignore[no-any-return]
+
+    @property
     def algorithm(self) -> MPC:
         """Settings of the algorithm."""
         return self.config.algorithm.build()  # type: ignore[no-any-return]
@@ -51,6 +58,14 @@ class Builder:
         """The dynamics without its parameters, standardised on these transitions."""
         return self._build_dynamics(transitions)
 
+    def learned_dynamics(self, transitions: Transitions, posterior: Posterior) -> Dynamics:
+        """The dynamics as this posterior, which was fitted to these transitions, is used with: recalibrated, if so
+        configured. The same each time, since its random numbers are those of the data's number."""
+        recalibration = self.recalibration
+        generator = generator_for(self.config.seed, "recalibration", len(transitions))
+        _, held_out = recalibration.split(transitions)
+        return recalibration.apply(self.dynamics(transitions), posterior, held_out, generator=generator)
+
     def _build_dynamics(self, transitions: Transitions) -> Dynamics:
         spec = self.environment.spec
         return self.config.dynamics.build(  # type: ignore[no-any-return]
@@ -60,12 +75,12 @@ class Builder:
     def fit(
         self, transitions: Transitions, previous: Posterior | None, *, generator: torch.Generator
     ) -> tuple[Posterior, Any]:
-        """(p(θ | D), info) for the dynamics of these transitions.
+        """(p(θ | D), info) for the dynamics of these transitions, less those that a recalibration holds out.
 
         Raises UserError when the fit diverges or its settings do not suit the dynamics.
         """
         dynamics, posterior = self.dynamics(transitions), self.config.posterior
-        x, y = dynamics.regression_data(transitions)
+        x, y = dynamics.regression_data(self.recalibration.split(transitions)[0])
         try:
             return posterior.build(  # type: ignore[no-any-return]
                 dynamics.model, x, y, generator=generator, warm_start=previous
@@ -77,7 +92,7 @@ class Builder:
         """Plans with the posterior, which was fitted to these transitions."""
         spec, config = self.environment.spec, self.config
         planner = config.planner.build(low=self.environment.low, high=self.environment.high)
-        dynamics = self.dynamics(transitions)
+        dynamics = self.learned_dynamics(transitions, posterior)
         termination = spec.termination or dynamics.termination
         return MPCAgent(
             posterior=posterior,

@@ -168,7 +168,9 @@ def report(
 def list_choices(
     what: Annotated[
         str | None,
-        typer.Argument(help="environments, posteriors, planners, objectives, propagations, algorithms or dynamics."),
+        typer.Argument(
+            help="environments, posteriors, planners, objectives, propagations, algorithms, dynamics or recalibrations."
+        ),
     ] = None,
     debug: Debug = False,
 ) -> None:
@@ -198,6 +200,7 @@ _SECTIONS = {
     "propagations": "propagation",
     "algorithms": "algorithm",
     "dynamics": "dynamics",
+    "recalibrations": "recalibration",
 }
 
 

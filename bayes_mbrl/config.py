@@ -80,6 +80,7 @@ class Config(pydantic.BaseModel):
     planner: Component
     objective: Component
     propagation: Component
+    recalibration: Component = Component("recalibration", "none", {})
     rollout: Rollout = Rollout()
 
     def to_mapping(self) -> dict[str, Any]:

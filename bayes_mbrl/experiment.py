@@ -299,10 +299,10 @@ def _held_out_metrics(builder: Builder, state: RunState, episode: Transitions) -
     if state.posterior is None:
         return {"held_out_log_likelihood": None, "held_out_rmse": None}
     transitions, posterior = fitted(state)
-    dynamics = builder.dynamics(transitions)
+    dynamics = builder.learned_dynamics(transitions, posterior)
     generator = generator_for(builder.config.seed, "report", state.next_episode)
     theta = posterior.sample(HELD_OUT_SAMPLES, generator=generator)
     x, y = dynamics.regression_data(episode)
-    error = dynamics.model.predict(theta, x)[0].mean(0) - y
+    error = dynamics.predict_targets(theta, x)[0].mean(0) - y
     log_likelihood = mixture_log_likelihood(dynamics.log_likelihood(theta, episode)).mean()
     return {"held_out_log_likelihood": float(log_likelihood), "held_out_rmse": float(error.square().mean().sqrt())}

@@ -99,7 +99,8 @@ class LoadedRun:
         except (OSError, ValueError):
             return None
         num_fitted = self._num_fitted(episode)
-        return Knowledge(posterior, self.builder.dynamics(self.transitions[:num_fitted]), num_fitted)
+        dynamics = self.builder.learned_dynamics(self.transitions[:num_fitted], posterior)
+        return Knowledge(posterior, dynamics, num_fitted)
 
     def knowledge_before(self, episode: int) -> Knowledge | None:
         """What the agent acted by when the episode began; None for the base policy's, and where no snapshot is kept."""
@@ -167,7 +168,8 @@ def _final(run: LoadedRun, missing: list[str]) -> Knowledge | None:
         missing.append(f"the posterior cannot be read, so nothing is predicted: {_reason(error)}")
         return None
     num_fitted = run._num_fitted(int(run.transitions.episode.max()))
-    return Knowledge(posterior, run.builder.dynamics(run.transitions[:num_fitted]), num_fitted)
+    dynamics = run.builder.learned_dynamics(run.transitions[:num_fitted], posterior)
+    return Knowledge(posterior, dynamics, num_fitted)
 
 
 def _transitions(path: pathlib.Path, missing: list[str]) -> tuple[Transitions | None, Tensor]:

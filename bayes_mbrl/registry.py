@@ -312,6 +312,21 @@ PROPAGATIONS = Table(
     },
 )
 
+RECALIBRATIONS = Table(
+    default="none",
+    trial=dict,
+    rows={
+        "none": Row(
+            "predictions as the posterior makes them, fitted to all transitions",
+            "bayes_mbrl.dynamics.recalibrated:NoRecalibration",
+        ),
+        "quantile": Row(
+            "noise mapped so that held-out outcomes fall where they were predicted to; θ is fitted to the rest",
+            "bayes_mbrl.dynamics.recalibrated:QuantileRecalibration",
+        ),
+    },
+)
+
 SECTIONS: Mapping[str, Table] = {
     "algorithm": ALGORITHMS,
     "posterior": POSTERIORS,
@@ -319,5 +334,6 @@ SECTIONS: Mapping[str, Table] = {
     "planner": PLANNERS,
     "objective": OBJECTIVES,
     "propagation": PROPAGATIONS,
+    "recalibration": RECALIBRATIONS,
 }
 """The tables by the name of their section, in the order in which choices are made."""

@@ -10,7 +10,9 @@ from typing import Literal
 import numpy as np
 import torch
 
-Stream = Literal["environment", "acting", "inference", "evaluation-environment", "evaluation-acting", "report"]
+Stream = Literal[
+    "environment", "acting", "inference", "recalibration", "evaluation-environment", "evaluation-acting", "report"
+]
 """What draws random numbers: start states and noise of the real system, actions and plans, fits; and the same apart
 for evaluation, so that its start states are not those of training."""
 

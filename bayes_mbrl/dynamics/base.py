@@ -55,6 +55,10 @@ class Dynamics(ABC):
         With a `scratch`, the results lie in its buffers and last until the next call.
         """
 
+    def predict_targets(self, theta: Mapping[str, Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and std of the targets of `regression_data`, in their units: x [N, D] → two tensors [K, N, O]."""
+        return self.model.predict(theta, x)
+
     @abstractmethod
     def log_likelihood(self, theta: Mapping[str, Tensor], transitions: Transitions) -> Tensor:
         """log p(s'_i | s_i, a_i, θ_k) [K, N], a density in the environment's units, in nats a transition."""
