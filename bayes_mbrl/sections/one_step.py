@@ -1,0 +1,60 @@
+"""Predictions of one step in the two parts of their variance, in a unit that all posteriors of a run share.
+
+Axes: N transitions, K parameter samples, S state, A action.
+"""
+
+import dataclasses
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bayes_mbrl.analysis.uncertainty import split_predictive_variance
+from bayes_mbrl.data import Transitions
+from bayes_mbrl.dynamics.standardise import Standardiser, negligible_std
+from bayes_mbrl.loaded_run import Knowledge
+
+NUM_THETA = 100
+ROWS_AT_ONCE = 250
+UNIT = "sd of Δs"
+"""Standard deviations of the change of state over the whole run, root mean square over its dimensions."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OneStep:
+    """Of N predictions; both variances are means over the S dimensions, in squared standard deviations of Δs."""
+
+    mean: Tensor
+    """[N, S] predicted next states, in the environment's units."""
+    epistemic: Tensor
+    """[N]"""
+    aleatoric: Tensor
+    """[N]"""
+
+
+def change_scale(transitions: Transitions) -> Tensor:
+    """Standard deviation of Δs [S]; of a dimension that stands still, a thousandth of the state's."""
+    change = transitions.next_state - transitions.state
+    return Standardiser.fitted(change, constant_std=negligible_std(transitions.state)).std
+
+
+def predict_one_step(
+    knowledge: Knowledge, states: Tensor, actions: Tensor, scale: Tensor, *, generator: torch.Generator
+) -> OneStep:
+    """From states [N, S] under actions [N, A], with `NUM_THETA` samples of θ; scale [S] as `change_scale` gives it."""
+    dynamics = knowledge.dynamics
+    theta = knowledge.posterior.sample(NUM_THETA, generator=generator)
+    means, epistemic, aleatoric = [], [], []
+    for some, acts in zip(torch.split(states, ROWS_AT_ONCE), torch.split(actions, ROWS_AT_ONCE), strict=True):
+        predicted = dynamics.predict(theta, some.expand(NUM_THETA, -1, -1), acts)
+        mean, std = (values[..., : dynamics.state_dim].double() for values in predicted)
+        split = split_predictive_variance(mean / scale, std / scale)
+        means.append(mean.mean(0))
+        epistemic.append(split.epistemic.mean(-1))
+        aleatoric.append(split.aleatoric.mean(-1))
+    return OneStep(torch.cat(means), torch.cat(epistemic), torch.cat(aleatoric))
+
+
+def thinned(num_rows: int, at_most: int) -> list[int]:
+    """Evenly spaced rows, all of them where they are few."""
+    return [round(i) for i in np.linspace(0, num_rows - 1, min(num_rows, at_most)).tolist()]
