@@ -138,7 +138,8 @@ def _method(run: LoadedRun, moments: list[_Moment]) -> str:
     return (
         f"{thinning} as seen by the posterior that the agent acted by when it began ({NUM_THETA} samples of θ), which "
         "had not learned from it. All uncertainties are of one step ahead, in standard deviations of the change of "
-        f"state over the whole run ({UNIT}), root mean square over its dimensions: 1 is as much as the state changes anyway."
+        f"state over the whole run ({UNIT}), root mean square over its dimensions: 1 is as much as the state changes "
+        "anyway."
     )
 
 
