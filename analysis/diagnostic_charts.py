@@ -3,16 +3,14 @@
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from bayes_mbrl.analysis.charts import BLUE, CYCLE, VERMILLION, Bars, Chart, Line, Rule
-from bayes_mbrl.analysis.diagnostics import RHAT_LIMIT, Array, ChainSummary, Floats, loss_trend
+from bayes_mbrl.analysis.diagnostics import RHAT_LIMIT, Array, ChainSummary, Floats, by_member, loss_trend
 
 
 def loss_chart(losses: Array, *, title: str = "Trace of the loss") -> Chart:
     """Loss over steps, smoothed where there are many; from the highest of the last nine tenths down."""
-    values = np.asarray(losses.detach().cpu() if isinstance(losses, Tensor) else losses, dtype=np.float64)
-    values = values.reshape(len(values), -1)
+    values = by_member(losses)
     size = max(1, len(values) // 400)
     length = len(values) // size * size
     means = values[:length].reshape(-1, size, values.shape[1]).mean(1)

@@ -197,12 +197,11 @@ _SIGNIFICANT = 4.0
 
 
 def loss_trend(losses: Array, *, share: float = 0.4) -> LossTrend | None:
-    """The trend over the last `share` of losses [steps] or [steps, E], in nats; None of under 2 · NUM_BATCHES steps.
+    """The trend over the last `share` of losses [steps] or [steps, E], in nats; None where a batch had under 2.
 
     Raises ValueError for losses that are not finite, counting them.
     """
-    values = np.asarray(losses.detach().cpu() if isinstance(losses, Tensor) else losses, dtype=np.float64)
-    values = values.reshape(len(values), -1) if values.ndim else values.reshape(0, 1)
+    values = by_member(losses)
     if num_bad := int((~np.isfinite(values)).sum()):
         raise ValueError(f"losses are NaN or infinite in {num_bad} of {values.size} steps")
     size = int(share * len(values)) // NUM_BATCHES
@@ -214,6 +213,12 @@ def loss_trend(losses: Array, *, share: float = 0.4) -> LossTrend | None:
     residuals = means - means.mean(0) - time[:, None] * slope
     error = np.sqrt((residuals**2).sum(0) / (NUM_BATCHES - 2) / (time @ time))
     return LossTrend(slope, error, size * NUM_BATCHES)
+
+
+def by_member(losses: Array) -> Floats:
+    """losses [steps] or [steps, E] as [steps, E], E = 1 for the former."""
+    values = np.asarray(losses.detach().cpu() if isinstance(losses, Tensor) else losses, dtype=np.float64)
+    return values[:, None] if values.ndim == 1 else values
 
 
 def loss_verdict(losses: Array, *, share: float = 0.4) -> Verdict:
