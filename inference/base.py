@@ -95,6 +95,13 @@ class Posterior(ABC):
     def sample(self, n: int, *, generator: torch.Generator) -> Theta:
         """n draws θ ~ p(θ | D): {name: [n, ...]}."""
 
+    def log_density(self, theta: Theta) -> Tensor | None:
+        """log q(θ_k) {name: [K, ...]} → [K] in nats, in float64; None where q has no density (stored draws, masks).
+
+        Of parameters that q holds at one value there is none: the density is that of the others.
+        """
+        return None
+
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
         """Everything that defines this posterior, by flat names: what `save_posterior` writes."""

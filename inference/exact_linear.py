@@ -22,6 +22,7 @@ from bayes_mbrl.inference.base import (
 )
 from bayes_mbrl.inference.likelihoods import NORMAL
 from bayes_mbrl.inference.network import BayesianNetwork
+from bayes_mbrl.inference.parameter_vector import triangular_log_density
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +41,12 @@ class ExactLinearPosterior(Posterior):
         noise = self.mean.new_empty(n, *self.mean.shape).normal_(generator=generator)
         theta = self.mean + self.factor @ noise
         return {"weight_0": theta[:, :-1], "bias_0": theta[:, -1]}
+
+    def log_density(self, theta: Theta) -> Tensor:
+        """Σ_o log N(θ_o | mean_o, factor factorᵀ): [K]."""
+        values = torch.cat([theta["weight_0"], theta["bias_0"].unsqueeze(-2)], -2)
+        deviation = (values - self.mean).transpose(-1, -2).double()
+        return triangular_log_density(deviation, self.factor.double()).sum(-1)
 
     def tensors(self) -> dict[str, Tensor]:
         """`mean` and `factor`."""

@@ -31,7 +31,7 @@ from bayes_mbrl.inference.base import (
 )
 from bayes_mbrl.inference.draws import DrawsPosterior
 from bayes_mbrl.inference.optimise import FitInfo
-from bayes_mbrl.inference.parameter_vector import ParameterVector
+from bayes_mbrl.inference.parameter_vector import ParameterVector, triangular_log_density
 from bayes_mbrl.inference.regression import Regression
 
 Subset = Literal["last-layer", "all"]
@@ -61,6 +61,12 @@ class LaplacePosterior(Posterior):
         for name, deviation in vector.split(noise @ self.factor.T).items():
             draws[name] += deviation
         return draws
+
+    def log_density(self, theta: Theta) -> Tensor:
+        """log N(random part of θ | mean, factor factorᵀ): [K]."""
+        parts = [(theta[name] - mean).reshape(len(theta[name]), -1) for name, mean in self.random.items()]
+        deviation = torch.cat(parts, 1)
+        return triangular_log_density(deviation.double(), self.factor.double())
 
     def tensors(self) -> dict[str, Tensor]:
         """`random/<name>`, `fixed/<name>` and `factor`."""

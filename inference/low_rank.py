@@ -60,6 +60,18 @@ class LowRankPosterior(Posterior):
             for name, loc in self.loc.items()
         }
 
+    def log_density(self, theta: Theta) -> Tensor:
+        """log N(θ | loc, F Fᵀ + diag scale²): [K]."""
+        loc, scale = (
+            torch.cat([part[name].flatten() for name in self.loc]).double() for part in (self.loc, self.scale)
+        )
+        factor, values = (
+            torch.cat([part[name].reshape(len(part[name]), -1) for name in self.loc], 1).double()
+            for part in (self.factor, theta)
+        )
+        density: Tensor = LowRankMultivariateNormal(loc, factor.T, scale**2).log_prob(values)  # type: ignore[no-untyped-call]
+        return density
+
     def tensors(self) -> dict[str, Tensor]:
         """`loc/<name>`, `scale/<name>` and `factor/<name>`."""
         parts = ("loc", "scale", "factor")

@@ -1,6 +1,7 @@
 """All parameters of a model as one vector, and back. Axes: P entries of all parameters together, K samples."""
 
 import dataclasses
+import math
 from collections.abc import Collection, Mapping
 from typing import Self
 
@@ -43,3 +44,12 @@ class ParameterVector:
         return {
             name: part.reshape(leading + shape) for part, (name, shape) in zip(parts, self.shapes.items(), strict=True)
         }
+
+
+def triangular_log_density(deviation: Tensor, factor: Tensor) -> Tensor:
+    """log N(deviation | 0, factor factorᵀ): deviation [..., P], factor [P, P] upper triangular → [...]."""
+    flat = deviation.reshape(-1, len(factor))
+    standard = torch.linalg.solve_triangular(factor, flat.T, upper=True)
+    log_volume = factor.diagonal().abs().log().sum() + 0.5 * len(factor) * math.log(2 * math.pi)
+    log_density: Tensor = -0.5 * (standard**2).sum(0) - log_volume
+    return log_density.view(deviation.shape[:-1])

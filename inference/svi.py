@@ -20,6 +20,7 @@ from bayes_mbrl.inference.base import (
     Theta,
     check_regression_data,
     check_settings,
+    log_prior,
     named_parts,
     normal_prior,
     warm_start_as,
@@ -55,6 +56,13 @@ class MeanFieldPosterior(Posterior):
             name: torch.addcmul(loc, self.scale[name], loc.new_empty(n, *loc.shape).normal_(generator=generator))
             for name, loc in self.loc.items()
         }
+
+    def log_density(self, theta: Theta) -> Tensor:
+        """Σ_i log N(θ_i | loc_i, scale_i²): [K]."""
+        return log_prior(
+            {name: Normal(loc.double(), self.scale[name].double()) for name, loc in self.loc.items()},
+            {name: theta[name].double() for name in self.loc},
+        )
 
     def tensors(self) -> dict[str, Tensor]:
         """`loc/<name>` and `scale/<name>`."""

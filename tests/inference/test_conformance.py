@@ -4,6 +4,7 @@ import dataclasses
 import gc
 import importlib
 import inspect
+import math
 import pathlib
 import pkgutil
 import weakref
@@ -29,6 +30,8 @@ from bayes_mbrl.inference import (
     svi,
 )
 from bayes_mbrl.inference.base import Model, Posterior, Theta, load_posterior, parameter_shapes, save_posterior
+from bayes_mbrl.inference.draws import DrawsPosterior
+from bayes_mbrl.inference.dropout import DropoutPosterior
 from bayes_mbrl.inference.network import BayesianNetwork
 from bayes_mbrl.inference.optimise import DivergedFitError
 
@@ -136,6 +139,38 @@ def test_saved_and_loaded_draws_are_bit_equal(posterior: Posterior, tmp_path: pa
     loaded = load_posterior(path, {posterior.kind: type(posterior)})
     assert type(loaded) is type(posterior)
     assert same(draw(posterior), draw(loaded))
+
+
+def test_the_density_is_that_of_the_draws(posterior: Posterior) -> None:
+    """log q's gradient has mean 0 under q, and so has Σ_i θ_i ∂_i log q + P: together they fix location and scale."""
+    theta = draw(posterior, 4000)
+    log_density = posterior.log_density(theta)
+    if isinstance(posterior, DrawsPosterior | DropoutPosterior):
+        assert log_density is None
+        return
+    assert log_density is not None
+    assert log_density.shape == (4000,)
+    assert log_density.dtype == torch.float64
+    random = {name: value for name, value in theta.items() if bool((value != value[0]).any())}
+    leaves = {name: value.double().requires_grad_() for name, value in random.items()}
+    again = posterior.log_density({**theta, **leaves})
+    assert again is not None
+    gradients = torch.autograd.grad(again.sum(), list(leaves.values()))
+    scores = torch.cat([gradient.reshape(4000, -1) for gradient in gradients], 1)
+    values = torch.cat([leaf.detach().reshape(4000, -1) for leaf in leaves.values()], 1)
+    virial = (scores * (values - values.mean(0))).sum(1) + scores.shape[1]
+    for statistic in (scores, virial[:, None]):
+        error = statistic.std(0) / math.sqrt(4000)
+        assert bool((statistic.mean(0).abs() < 5.5 * error).all())
+    entropy = posterior.log_density(draw(posterior, 4000, seed=9))
+    assert entropy is not None
+    error = float(log_density.std()) * math.sqrt(2 / 4000)
+    assert abs(float(log_density.mean() - entropy.mean())) < 5 * error
+    covariance = torch.cov(values.T)
+    if torch.linalg.matrix_rank(covariance) == len(covariance):  # the normal's own entropy
+        expected = -0.5 * (len(covariance) * (1 + math.log(2 * math.pi)) + float(torch.logdet(covariance)))
+        slack = len(covariance) ** 2 / 4000 + 5 * float(log_density.std()) / math.sqrt(4000)
+        assert abs(float(log_density.mean()) - expected) < slack
 
 
 def test_frozen(posterior: Posterior) -> None:
