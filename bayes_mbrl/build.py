@@ -1,6 +1,7 @@
 """From a configuration to the objects it names: the only place where both are known."""
 
 import dataclasses
+import inspect
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ from bayes_mbrl.environments.adapter import Environment
 from bayes_mbrl.environments.rewards import never
 from bayes_mbrl.errors import UserError
 from bayes_mbrl.inference.base import Posterior
+from bayes_mbrl.planners.base import Planner
+from bayes_mbrl.registry import PLANNERS, load_attribute
 from bayes_mbrl.rollout import DIVERGENCE_RETURN
 from bayes_mbrl.seeding import generator_for
 
@@ -39,6 +42,7 @@ class Builder:
             self._build_dynamics(rows).regression_data(rows)
         except ValueError as error:
             raise UserError(f"dynamics {self.config.dynamics.name}: {error}") from error
+        self.planner()
 
     @property
     def recalibration(self) -> Recalibration:
@@ -52,7 +56,30 @@ class Builder:
 
     def base_policy(self) -> RandomAgent:
         """π_0, which collects the first episode."""
-        return RandomAgent(self.environment.low, self.environment.high)
+        return RandomAgent(self.environment.low, self.environment.high, self.environment.choices)
+
+    def planner(self) -> Planner[Any]:
+        """The configured planner, in its form for the environment's kind of actions. Raises UserError without one."""
+        environment, component = self.environment, self.config.planner
+        row = component.row
+        try:
+            if not environment.choices and row.target != row.discrete:
+                return component.build(low=environment.low, high=environment.high)  # type: ignore[no-any-return]
+            if environment.choices and row.discrete:
+                build = load_attribute(row.discrete)
+                settings = {k: v for k, v in component.settings.items() if k in inspect.signature(build).parameters}
+                return build(choices=environment.choices, **settings)  # type: ignore[no-any-return]
+        except ValueError as error:
+            raise UserError(f"planner {component.name}: {error}") from error
+        suitable = [
+            name for name, other in PLANNERS.rows.items()
+            if (other.discrete if environment.choices else other.target != other.discrete)
+        ]  # fmt: skip
+        kind = f"choices between {environment.choices}" if environment.choices else "continuous"
+        raise UserError(
+            f"planner {component.name} cannot plan the actions of {environment.spec.name}, which are {kind}: "
+            f"planner is one of {', '.join(suitable)}"
+        )
 
     def dynamics(self, transitions: Transitions) -> Dynamics:
         """The dynamics without its parameters, standardised on these transitions."""
@@ -91,7 +118,7 @@ class Builder:
     def agent(self, transitions: Transitions, posterior: Posterior) -> MPCAgent:
         """Plans with the posterior, which was fitted to these transitions."""
         spec, config = self.environment.spec, self.config
-        planner = config.planner.build(low=self.environment.low, high=self.environment.high)
+        planner = self.planner()
         dynamics = self.learned_dynamics(transitions, posterior)
         termination = spec.termination or dynamics.termination
         return MPCAgent(

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import functools
 import importlib.metadata
+import inspect
 import pathlib
 import platform
 from collections.abc import Mapping, Sequence
@@ -48,7 +49,8 @@ class Component:
     def check(self) -> None:
         """Raise ValueError when the settings are impossible together, as far as that can be told without data."""
         if (trial := SECTIONS[self.section].trial) is not None:
-            self.build(**trial())
+            asked_for = inspect.signature(self.row.load()).parameters
+            self.build(**{name: value for name, value in trial().items() if name in asked_for})
 
 
 class Rollout(pydantic.BaseModel):

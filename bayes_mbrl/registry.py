@@ -24,6 +24,9 @@ class Row:
     """"module:attribute" of the function or class."""
     posteriors: tuple[str, ...] = ()
     """"module:attribute" of the classes that this inference returns, for loading them."""
+    discrete: str = ""
+    """Of a planner: "module:attribute" of its form for actions that are choices; the target itself, if that is all it
+    can plan; "" if it cannot."""
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Defaults of the target's own settings, where its signature has none or others suit better."""
     defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -75,7 +78,7 @@ def posterior_kinds(name: str) -> dict[str, type[Any]]:
 def _trial_bounds() -> Mapping[str, Any]:
     import torch
 
-    return {"low": -torch.ones(1), "high": torch.ones(1)}
+    return {"low": -torch.ones(1), "high": torch.ones(1), "choices": (2,)}
 
 
 def _trial_transitions() -> Mapping[str, Any]:
@@ -208,15 +211,18 @@ DYNAMICS = Table(
 
 PLANNERS = Table(
     default="cem",
-    runtime=frozenset({"low", "high"}),
+    runtime=frozenset({"low", "high", "choices"}),
     trial=_trial_bounds,
     rows={
         "random-shooting": Row(
-            "many random plans, the best one wins", "bayes_mbrl.planners.random_shooting:RandomShooting"
+            "many random plans, the best one wins",
+            "bayes_mbrl.planners.random_shooting:RandomShooting",
+            discrete="bayes_mbrl.planners.discrete:DiscreteShooting",
         ),
         "cem": Row(
             "the cross-entropy method: refit a normal to the best plans, again and again",
             "bayes_mbrl.planners.cem:CEM",
+            discrete="bayes_mbrl.planners.discrete:CategoricalCEM",
             # Enough with a warm start from step to step; the class's own defaults search one plan thoroughly.
             settings={"horizon": 20, "num_candidates": 100, "num_elites": 10, "num_iterations": 3},
         ),
@@ -234,6 +240,11 @@ PLANNERS = Table(
             "gradient ascent by backpropagation through the rollout, from several starts",
             "bayes_mbrl.planners.gradient:GradientAscent",
             settings={"horizon": 20, "num_candidates": 4, "num_iterations": 10},
+        ),
+        "exhaustive": Row(
+            "all plans there are, for actions that are choices and a short horizon",
+            "bayes_mbrl.planners.discrete:ExhaustiveSearch",
+            discrete="bayes_mbrl.planners.discrete:ExhaustiveSearch",
         ),
     },
 )

@@ -37,7 +37,10 @@ class Step:
 
 
 class Environment:
-    """A Gymnasium environment with Box observations, flattened to [S], and bounded Box actions, flattened to [A].
+    """A Gymnasium environment with Box observations, flattened to [S], and actions [A].
+
+    Actions are those of a bounded Box, flattened; or, of Discrete and MultiDiscrete spaces, one-hot vectors side by
+    side, one for each choice.
 
     `max_episode_steps` replaces the environment's own time limit. Without either, `max_episode_steps` is None,
     no step is ever truncated, and the caller has to end the episode.
@@ -60,10 +63,13 @@ class Environment:
             self._env.close()
             raise
         self.state_dim = int(np.prod(observations.shape))
-        self.action_dim = int(np.prod(self._actions.shape))
-        self.low = _float32(self._actions.low)
+        self.choices = _choices(self._actions)
+        """Between how many there is to choose, for each choice; () where actions are continuous."""
+        low, high = _bounds(self._actions)
+        self.action_dim = len(low)
+        self.low = low
         """[A]"""
-        self.high = _float32(self._actions.high)
+        self.high = high
         """[A]"""
         made = self._env.spec
         self.max_episode_steps = None if made is None else made.max_episode_steps
@@ -116,7 +122,7 @@ class Environment:
     ) -> None:
         self.close()
 
-    def _env_action(self, action: Tensor) -> NDArray[Any]:
+    def _env_action(self, action: Tensor) -> Any:
         """The action in the environment's own shape and type, clipped by no more than rounding moved it."""
         if action.shape != self.low.shape:
             raise ValueError(f"need an action of shape {list(self.low.shape)}, got {list(action.shape)}")
@@ -126,10 +132,24 @@ class Environment:
             raise ValueError(
                 f"need an action within {self.low.tolist()} and {self.high.tolist()}, got {values.tolist()}"
             )
+        if not isinstance(self._actions, gymnasium.spaces.Box):
+            return self._chosen(values, self._actions)
         array = values.numpy().reshape(self._actions.shape).astype(np.float64)
         if np.issubdtype(self._actions.dtype, np.integer):
             array = np.rint(array)
         return np.clip(array, self._actions.low, self._actions.high).astype(self._actions.dtype)
+
+    def _chosen(self, values: Tensor, space: gymnasium.spaces.Discrete | gymnasium.spaces.MultiDiscrete) -> Any:
+        """The choices that one-hot vectors stand for, as the environment counts them."""
+        blocks = torch.split(values, list(self.choices))
+        if not all(bool(((block == 0) | (block == 1)).all()) and float(block.sum()) == 1 for block in blocks):
+            raise ValueError(
+                f"need one-hot vectors of {' and '.join(map(str, self.choices))} choices, got {values.tolist()}"
+            )
+        chosen = np.array([int(block.argmax()) for block in blocks])
+        if isinstance(space, gymnasium.spaces.Discrete):
+            return space.start + chosen[0].astype(space.dtype)
+        return (space.start.reshape(-1) + chosen).reshape(space.shape).astype(space.dtype)
 
     def _state(self, observation: Any) -> Tensor:
         try:
@@ -164,27 +184,43 @@ def _render_without_display() -> None:
         os.environ.setdefault("MUJOCO_GL", "egl")
 
 
-def _checked_spaces(name: str, env: gymnasium.Env[Any, Any]) -> tuple[gymnasium.spaces.Box, gymnasium.spaces.Box]:
-    """(observation space, action space). Raises UserError unless both are Box and the actions are bounded."""
+ActionSpace = gymnasium.spaces.Box | gymnasium.spaces.Discrete | gymnasium.spaces.MultiDiscrete
+
+
+def _checked_spaces(name: str, env: gymnasium.Env[Any, Any]) -> tuple[gymnasium.spaces.Box, ActionSpace]:
+    """(observation space, action space). Raises UserError unless they are of the kinds that are supported."""
     observations, actions = env.observation_space, env.action_space
-    supported = "supported are Box observations and Box actions with finite bounds"
+    supported = "supported are Box observations, and Box actions with finite bounds, Discrete or MultiDiscrete ones"
     if not isinstance(observations, gymnasium.spaces.Box):
         raise UserError(
             f"{name} has observations {observations}; {supported}: register it wrapped in "
             "gymnasium.wrappers.FlattenObservation"
         )
-    if not isinstance(actions, gymnasium.spaces.Box):
+    if not isinstance(actions, ActionSpace):
         raise UserError(
-            f"{name} has actions {actions}; {supported}: take an environment with continuous actions, or register it "
-            "wrapped in gymnasium.wrappers.TransformAction"
+            f"{name} has actions {actions}; {supported}: register it wrapped in gymnasium.wrappers.TransformAction"
         )
-    width = _float32(actions.high) - _float32(actions.low)
+    low, high = _bounds(actions)
+    width = high - low
     if not bool((torch.isfinite(width) & (width > 0)).all()):
         raise UserError(
             f"{name} has actions {actions} without finite bounds, low below high; {supported}: register it wrapped in "
             "gymnasium.wrappers.TransformAction, giving the bounds to plan within"
         )
     return observations, actions
+
+
+def _choices(space: ActionSpace) -> tuple[int, ...]:
+    if isinstance(space, gymnasium.spaces.Box):
+        return ()
+    return (int(space.n),) if isinstance(space, gymnasium.spaces.Discrete) else tuple(map(int, space.nvec.reshape(-1)))
+
+
+def _bounds(space: ActionSpace) -> tuple[Tensor, Tensor]:
+    """Lowest and highest action, two [A]."""
+    if isinstance(space, gymnasium.spaces.Box):
+        return _float32(space.low), _float32(space.high)
+    return torch.zeros(sum(_choices(space))), torch.ones(sum(_choices(space)))
 
 
 def _float32(values: Any) -> Tensor:

@@ -519,7 +519,8 @@ def test_every_choice_does_a_run(tmp_path: pathlib.Path, section: str, name: str
     more = {"distribution-sampling": ("rollout.num_noise=2",), "linear": ("posterior=exact-linear",)}.get(name, ())
     more += ("dynamics=linear",) if name == "exact-linear" else ()
     more += ("dynamics.system=toy_systems:LINEAR",) if name == "physics" else ()
-    state = start(tmp_path / "run", "LinearGaussian-v0", "num_episodes=2", f"{section}={name}", *more)
+    env = "toy_environments:Choices-v0" if name == "exhaustive" else "LinearGaussian-v0"
+    state = start(tmp_path / "run", env, "num_episodes=2", f"{section}={name}", *more)
     assert state.posterior is not None
     assert math.isfinite(state.metrics[-1]["return"])
     assert math.isfinite(state.metrics[-1]["held_out_log_likelihood"])
@@ -544,6 +545,32 @@ def test_an_environment_with_unknown_reward(tmp_path: pathlib.Path, name: str, p
 
 
 @pytest.mark.usefixtures("no_artefacts")
+@pytest.mark.parametrize("planner", ["cem", "random-shooting", "exhaustive"])
+@pytest.mark.parametrize("name", ["Choices-v0", "ManyChoices-v0"])
+def test_an_environment_whose_actions_are_choices(tmp_path: pathlib.Path, name: str, planner: str) -> None:
+    more = [f"planner={planner}"] if planner != "exhaustive" else ["planner=exhaustive", "planner.horizon=2"]
+    state = start(tmp_path / "run", f"toy_environments:{name}", *more)
+    assert state.transitions is not None
+    blocks = torch.split(state.transitions.action, [5] if name == "Choices-v0" else [3, 2], dim=1)
+    for block in blocks:
+        assert (block.sum(1) == 1).all()
+        assert len(block.unique(dim=0)) > 1
+
+
+@pytest.mark.usefixtures("plain")
+@pytest.mark.parametrize(
+    ("env", "planner", "kind", "suitable"),
+    [
+        ("toy_environments:Choices-v0", "mppi", r"choices between (5,)", "random-shooting, cem, exhaustive"),
+        ("Pendulum-v1", "exhaustive", "continuous", "random-shooting, cem, icem, mppi, gradient"),
+    ],
+)
+def test_a_planner_that_does_not_suit_the_actions(env: str, planner: str, kind: str, suitable: str) -> None:
+    error = _mistake("run", "--env", env, "--planner", planner, "--out", "run")
+    assert f"planner {planner} cannot plan the actions of" in error
+    assert f"which are {kind}: planner is one of {suitable}" in error
+
+
 def test_the_learned_reward_is_what_plans_are_scored_by(tmp_path: pathlib.Path) -> None:
     state = start(tmp_path / "run", DRIFT, "num_episodes=6", "posterior.num_steps=150", "dynamics.hidden=[16]")
     with Environment(DRIFT) as environment:
@@ -595,10 +622,10 @@ def plain(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.usefixtures("plain")
-@pytest.mark.parametrize("kind", ["DiscreteActions", "DictObservations", "UnboundedActions"])
+@pytest.mark.parametrize("kind", ["BinaryActions", "DictObservations", "UnboundedActions"])
 def test_unsupported_spaces_say_which_are_supported(kind: str) -> None:
     error = _mistake("run", "--env", f"toy_environments:{kind}-v0", "--out", "run", *overrides())
-    assert "supported are Box observations and Box actions with finite bounds" in error
+    assert "supported are Box observations, and Box actions with finite bounds, Discrete or" in error
 
 
 @pytest.mark.usefixtures("plain")

@@ -124,10 +124,30 @@ class ExplodingUpwards(Exploding):
     sign = 1.0
 
 
-class DiscreteActions(Drift):
+class Choices(Drift):
+    """Drift pushed by one of five forces, counted from 3; the reward is learned, as in Drift."""
+
+    action_space = gymnasium.spaces.Discrete(5, start=3)  # type: ignore[assignment]
+
+    def step(self, action: Any) -> Any:
+        assert self.action_space.contains(action)
+        return super().step(np.array([0.5 * (float(action) - 5)], np.float32))
+
+
+class ManyChoices(Drift):
+    """The same force out of two choices."""
+
+    action_space = gymnasium.spaces.MultiDiscrete([3, 2])  # type: ignore[assignment]
+
+    def step(self, action: Any) -> Any:
+        assert self.action_space.contains(action)
+        return super().step(np.array([float(action[0] - 1) * (0.5 + 0.5 * action[1])], np.float32))
+
+
+class BinaryActions(Drift):
     """Not supported."""
 
-    action_space = gymnasium.spaces.Discrete(2)  # type: ignore[assignment]
+    action_space = gymnasium.spaces.MultiBinary(2)  # type: ignore[assignment]
 
 
 class DictObservations(Drift):
@@ -144,6 +164,7 @@ class UnboundedActions(Drift):
 
 for _kind, _max_steps in (
     (Drift, 6), (Slow, 400), (Short, 6), (Single, 6), (Faulty, 6), (NotANumber, 6), (Exploding, 12),
-    (ExplodingUpwards, 12), (DiscreteActions, 6), (DictObservations, 6), (UnboundedActions, 6),
+    (ExplodingUpwards, 12), (Choices, 6), (ManyChoices, 6), (BinaryActions, 6), (DictObservations, 6),
+    (UnboundedActions, 6),
 ):  # fmt: skip
     gymnasium.register(f"{_kind.__name__}-v0", _kind, max_episode_steps=_max_steps)

@@ -55,6 +55,8 @@ class Recorder(Silent):
 def overrides(*more: str) -> list[str]:
     """`key=value` of a tiny run, with `more` that win over them; settings of other choices are left out."""
     chosen, result = _pairs(more), _pairs(TINY)
+    if chosen.get("planner") == "exhaustive":
+        del result["planner.num_candidates"]
     if (planner := chosen.get("planner", "cem")) in ("cem", "icem"):
         result |= _pairs(TINY_CEM) | {"planner": planner}
     if chosen.get("posterior") == "nuts":

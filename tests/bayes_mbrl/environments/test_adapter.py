@@ -5,7 +5,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from gymnasium.spaces import Box, Dict, Discrete
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
 
 from bayes_mbrl.environments.adapter import Environment, EnvironmentFault
 from bayes_mbrl.environments.specs import ENVIRONMENTS
@@ -25,7 +25,7 @@ class Scripted(gymnasium.Env[Any, Any]):
         error: Exception | None = None,
     ) -> None:
         self.observation_space = observation_space or Box(-1, 1, (2,), np.float32)
-        self.action_space = action_space or Box(-1, 1, (1,), np.float32)
+        self.action_space = Box(-1, 1, (1,), np.float32) if action_space is None else action_space
         self.start = np.zeros(self.observation_space.shape or ()) if start is None else start
         self.outcome, self.error = outcome, error
         self.seeds: list[int | None] = []
@@ -115,11 +115,40 @@ def test_seed_fits_signed_32_bits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
+    ("space", "choices", "action", "expected"),
+    [
+        (Discrete(3), (3,), [0, 0, 1], 2),
+        (Discrete(3, start=-1), (3,), [0, 0, 1], 1),
+        (MultiDiscrete([2, 3]), (2, 3), [1, 0, 0, 1, 0], [0, 1]),
+        (MultiDiscrete([2, 3], start=[5, -1]), (2, 3), [0, 1, 0, 0, 1], [6, 1]),
+        (MultiDiscrete([[2, 2], [3, 1]]), (2, 2, 3, 1), [0, 1, 1, 0, 0, 0, 1, 1], [[1, 0], [2, 0]]),
+    ],
+)
+def test_choices_arrive_as_the_environment_counts_them(
+    space: Any, choices: tuple[int, ...], action: list[float], expected: Any
+) -> None:
+    gymnasium.registry["tests/Scripted-v0"].kwargs = {"action_space": space}
+    with Environment("tests/Scripted-v0") as environment:
+        assert environment.choices == choices
+        assert environment.action_dim == sum(choices)
+        environment.reset(seed=0)
+        environment.step(torch.tensor(action, dtype=torch.float32))
+        inner = environment._env.unwrapped
+        assert isinstance(inner, Scripted)
+        assert space.contains(inner.action)
+        assert np.array_equal(inner.action, expected)
+        for wrong in (0.5 * torch.tensor(action), torch.zeros(sum(choices)), torch.ones(sum(choices))):
+            if sum(choices) > 1:
+                with pytest.raises(ValueError, match="need one-hot vectors of"):
+                    environment.step(wrong.float())
+
+
+@pytest.mark.parametrize(
     ("settings", "words"),
     [
         ({"observation_space": Dict({"camera": Box(0, 1, (2,))})}, ["observations Dict", "FlattenObservation"]),
         ({"observation_space": Discrete(5)}, ["observations Discrete(5)", "FlattenObservation"]),
-        ({"action_space": Discrete(3)}, ["actions Discrete(3)", "continuous actions"]),
+        ({"action_space": MultiBinary(3)}, ["actions MultiBinary(3)", "TransformAction"]),
         ({"action_space": Box(-np.inf, np.inf, (2,))}, ["without finite bounds", "TransformAction"]),
         ({"action_space": Box(0.0, np.inf, (2,))}, ["without finite bounds", "TransformAction"]),
         (
@@ -133,7 +162,11 @@ def test_unsupported_spaces(settings: dict[str, Any], words: list[str]) -> None:
     with pytest.raises(UserError) as caught:
         Environment("tests/Scripted-v0")
     message = str(caught.value)
-    for word in [*words, "Scripted-v0 has", "supported are Box observations and Box actions with finite bounds"]:
+    for word in [
+        *words,
+        "Scripted-v0 has",
+        "supported are Box observations, and Box actions with finite bounds, Discrete or",
+    ]:
         assert word in message
     assert "\n" not in message
 
