@@ -1,6 +1,7 @@
 """Planners for choices: laws, and problems whose best plan is known by enumeration."""
 
 import dataclasses
+import inspect
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from bayes_mbrl.planners import discrete
 from bayes_mbrl.planners.base import Planner, search
 from bayes_mbrl.planners.discrete import CategoricalCEM, DiscreteShooting, ExhaustiveSearch, one_hot
 
@@ -35,6 +37,15 @@ def assert_one_hot(plans: Tensor) -> None:
     assert ((plans == 0) | (plans == 1)).all()
     for block in plans.split(list(CHOICES), dim=-1):
         assert (block.sum(-1) == 1).all()
+
+
+def test_every_planner_for_choices_is_in_the_table() -> None:
+    found = {
+        value
+        for value in vars(discrete).values()
+        if inspect.isclass(value) and issubclass(value, Planner) and value is not Planner
+    }
+    assert found == {type(factory(HORIZON)) for factory in DISCRETE.values()}
 
 
 @every_planner
