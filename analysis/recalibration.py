@@ -161,7 +161,7 @@ def _fit_map(noise: SymmetricNoise, residual: Floats, num_knots: int) -> Monoton
     for _ in range(2 if num_components == 1 else 1 + _MAX_STEPS):
         got = np.quantile(_noise_scores(noise, mapping, residual), probability, axis=0, method="hazen")
         error = np.abs(got - mapping.x[inner]).mean(0)
-        better = error < least
+        better = error <= least + 1e-9  # of steps that are equally good the last: outcomes that are all alike
         best, least = MonotoneMap(mapping.x, np.where(better, mapping.y, best.y)), np.minimum(error, least)
         mapping = MonotoneMap(mapping.x, _with_tails(mapping.x, mapping(torch.from_numpy(got)).numpy()))
     return best

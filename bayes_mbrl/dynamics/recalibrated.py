@@ -20,6 +20,7 @@ from bayes_mbrl.analysis.recalibration import MIN_ROWS, MappedNoise, fit_recalib
 from bayes_mbrl.analysis.recalibration import Recalibration as FittedMap
 from bayes_mbrl.data import Transitions, split_by_block
 from bayes_mbrl.dynamics.base import Dynamics
+from bayes_mbrl.dynamics.known import KnownDynamics
 from bayes_mbrl.inference.base import Posterior, Theta
 from bayes_mbrl.inference.likelihoods import Likelihood, NormalLikelihood, StudentTLikelihood
 from bayes_mbrl.inference.scratch import NO_SCRATCH, Scratch
@@ -134,7 +135,8 @@ class RecalibratedDynamics(Dynamics):
     def __init__(self, base: Dynamics, fitted: FittedMap) -> None:
         self.base = base
         self.fitted = fitted
-        self.model = base.model
+        if not isinstance(base, KnownDynamics):  # it has none
+            self.model = base.model
         self.state_dim, self.output_dim = base.state_dim, base.output_dim
         self.reward, self.termination = base.reward, base.termination
         noise = MappedNoise(_symmetric_noise(base), fitted.mapping)
