@@ -36,8 +36,8 @@ HEIGHT = 420
 """Pixels, the slider left out."""
 FONT = {"family": "system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', sans-serif", "size": 14}
 INK, GRID = "#1A1A1A", "#DDDDDD"
-LABEL_WIDTH, Y_LABEL_WIDTH = 42, 32
-"""Letters of an axis' name that fit beside it on a phone."""
+LABEL_WIDTH, Y_LABEL_WIDTH, LEGEND_WIDTH = 34, 32, 28
+"""Letters that fit on a line below the x axis, beside the y axis and in the legend on a phone."""
 
 Spec: TypeAlias = dict[str, Any]
 
@@ -78,7 +78,11 @@ def _trace(mark: Mark) -> Spec | None:
         spec: Spec = {"type": "heatmap", "x": _compact(mark.x), "y": _compact(mark.y), "z": _compact(mark.values)}
         bar = _color_bar(mark.label)
         return spec | {"colorscale": "Viridis", "zmin": low, "zmax": high, "colorbar": bar, "hoverongaps": False}
-    named = {"name": _escaped(mark.label), "showlegend": bool(mark.label), "legendgroup": _escaped(mark.label)}
+    named = {
+        "name": _wrapped(mark.label, LEGEND_WIDTH),
+        "showlegend": bool(mark.label),
+        "legendgroup": _wrapped(mark.label, LEGEND_WIDTH),
+    }
     match mark:
         case Line():
             line = {"color": mark.color, "width": mark.width, "dash": "dash" if mark.dashed else "solid"}
@@ -188,7 +192,7 @@ def _shape(rule: Rule) -> Spec:
     here, across = ("x", "y") if rule.vertical else ("y", "x")
     ends = {f"{here}0": rule.at, f"{here}1": rule.at, f"{across}0": 0, f"{across}1": 1}
     spec = {"type": "line", "line": line, **ends, f"{across}ref": "paper"}
-    return spec | {"name": _escaped(rule.label), "showlegend": bool(rule.label)}
+    return spec | {"name": _wrapped(rule.label, LEGEND_WIDTH), "showlegend": bool(rule.label)}
 
 
 def _layout(axes: Spec) -> Spec:
@@ -202,7 +206,14 @@ def _layout(axes: Spec) -> Spec:
         "font": {**FONT, "color": INK},
         "height": HEIGHT,
         "margin": {"l": 8, "r": 8, "t": 8, "b": 8},
-        "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom", "font": {"size": 14}},
+        "legend": {
+            "orientation": "h",
+            "x": 0,
+            "xanchor": "left",
+            "y": 1.02,
+            "yanchor": "bottom",
+            "font": {"size": 14},
+        },
         "hovermode": "closest",
         "hoverlabel": {"font": {"size": 14}, "namelength": -1},
         "barmode": "overlay",

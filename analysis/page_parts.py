@@ -55,14 +55,22 @@ SCRIPT = """\
     const { data, layout } = charts[Number(place.dataset.chart)];
     const height = layout.height;
     layout.dragmode = touch ? false : "zoom";  // a finger on a chart scrolls the page
-    Plotly.newPlot(place, data, layout, config).then(() => fit(place, height)).then(() => {
-      let width = place.clientWidth;
-      new ResizeObserver(() => {
-        if (place.clientWidth === width) return;
-        width = place.clientWidth;
-        requestAnimationFrame(() => fit(place, height));
-      }).observe(place);
-    });
+    const failed = (error) => {
+      console.error(error);
+      place.append(`This chart could not be drawn: ${error}`);
+    };
+    try {
+      Plotly.newPlot(place, data, layout, config).then(() => fit(place, height)).then(() => {
+        let width = place.clientWidth;
+        new ResizeObserver(() => {
+          if (place.clientWidth === width) return;
+          width = place.clientWidth;
+          requestAnimationFrame(() => fit(place, height));
+        }).observe(place);
+      }).catch(failed);
+    } catch (error) {
+      failed(error);
+    }
   }
 
   // What is in view comes first; the rest follows while nothing else is to do.

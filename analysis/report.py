@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import html
 import itertools
+import json
 import pathlib
 import re
 import urllib.parse
@@ -83,24 +84,33 @@ def _chapter(number: int, chapter: Chapter, charts: list[str]) -> str:
 
 def _column(heading: str, section: Section, charts: list[str]) -> str:
     """One section; what its charts draw is added to `charts`."""
-    figures = []
+    missing, figures = list(section.missing), []
     for figure in section.figures:
-        drawn = interactive.figure(figure, with_title=False)
-        notes = dict.fromkeys(chart.note for chart in _charts(figure) if chart.note)
-        label, height = _text(figure.title), int(drawn.layout.height)
-        figures.append(
-            f'<figure><h4>{label}</h4>\n<div class="chart" data-chart="{len(charts)}" style="min-height:{height}px" '
-            f'role="group" aria-label="{label}"></div>\n'
-            + "".join(f"<figcaption>{_text(note)}</figcaption>" for note in notes)
-            + "</figure>\n"
-        )
-        charts.append(drawn.to_json())
+        try:
+            drawn = interactive.figure(figure, with_title=False)
+        except Exception as error:  # the rest of the page is worth having
+            missing.append(f"{figure.title}: {type(error).__name__}: {error}")
+            continue
+        figures.append(_figure(figure, int(drawn.layout.height), len(charts)))
+        charts.append(json.dumps(json.loads(drawn.to_json()), separators=(",", ":")))  # plotly escapes each slash
     return (
         f"<article>\n{f'<h3>{_text(heading)}</h3>' if heading else ''}\n{_paragraphs(section.text)}"
-        + "".join(f'<p class="missing">Not shown: {_text(sentence)}</p>\n' for sentence in section.missing)
+        + "".join(f'<p class="missing">Not shown: {_text(sentence)}</p>\n' for sentence in missing)
         + (f'<div class="figures">\n{"".join(figures)}</div>\n' if figures else "")
         + "".join(map(_table, section.tables))
         + "</article>\n"
+    )
+
+
+def _figure(figure: Chart | Slides, height: int, number: int) -> str:
+    """Title and notes, and a place that the script draws the chart of this number into."""
+    label = _text(figure.title)
+    notes = dict.fromkeys(chart.note for chart in _charts(figure) if chart.note)
+    return (
+        f'<figure><h4>{label}</h4>\n<div class="chart" data-chart="{number}" style="min-height:{height}px" '
+        f'role="group" aria-label="{label}"></div>\n'
+        + "".join(f"<figcaption>{_text(note)}</figcaption>" for note in notes)
+        + "</figure>\n"
     )
 
 
@@ -140,7 +150,11 @@ def _markdown_section(section: Section, pictures: pathlib.Path, numbers: Iterato
     for figure in section.figures:
         for chart in _stills(figure):
             path = pictures / f"figure-{next(numbers)}.png"
-            static.save_chart(chart, path)
+            try:
+                static.save_chart(chart, path)
+            except Exception as error:  # the rest of the document is worth having
+                lines.append(f"*Not shown: {_escaped(f'{chart.title}: {type(error).__name__}: {error}')}*")
+                continue
             lines.append(f"![{_escaped(chart.title)}]({urllib.parse.quote(f'{pictures.name}/{path.name}')})")
         lines += dict.fromkeys(_escaped(chart.note) for chart in _charts(figure) if chart.note)
     for table in section.tables:
