@@ -215,8 +215,9 @@ def unbroken(transitions: Transitions) -> Transitions:
 
 
 def plus_minus(value: float, standard_error: float, digits: int = 3) -> str:
-    """ "0.123 ± 0.004", or without the ± where it is not known."""
-    spread = "" if math.isnan(standard_error) else f" ± {standard_error:.2g}"
+    """ "0.123 ± 0.004", or without the ± where it is not known; what is only rounding is 0."""
+    known = 0.0 if standard_error < 1e-9 * abs(value) else standard_error
+    spread = "" if math.isnan(standard_error) else f" ± {known:.2g}"
     return f"{value:.{digits}g}{spread}"
 
 
