@@ -45,8 +45,9 @@ def split_plan_returns(
     num_noise: int,
     generator: torch.Generator,
     divergence_return: float = DIVERGENCE_RETURN,
+    clamp: bool = True,
 ) -> PlanReturnSplit:
-    """The split for the plans [C, H, A] from the state [S]; see `plan_returns` and `split_return_variance`.
+    """The split for the plans [C, H, A] from the state [S]; see `plan_returns`, and `split_return_variance` for the clamp.
 
     An `MPCAgent` has all that is asked for under the same names. Of K samples a standard deviation is known within
     about 1 / √(2 (K − 1)) of itself: 10 % for K = 50.
@@ -65,7 +66,7 @@ def split_plan_returns(
         divergence_return=divergence_return,
     )
     diverged = (returns <= divergence_return).to(returns.dtype).mean((1, 2))
-    return PlanReturnSplit(returns.mean((1, 2)), split_return_variance(returns), diverged)
+    return PlanReturnSplit(returns.mean((1, 2)), split_return_variance(returns, clamp=clamp), diverged)
 
 
 @torch.no_grad()

@@ -13,7 +13,19 @@ import torch
 from torch import Tensor
 
 from bayes_mbrl.algorithms.mpc import MPCAgent
-from bayes_mbrl.analysis.charts import ALEATORIC, EPISTEMIC, REAL, Chart, Line, Mark, Points, Section, Slides, Table
+from bayes_mbrl.analysis.charts import (
+    ALEATORIC,
+    EPISTEMIC,
+    REAL,
+    Chart,
+    Floats,
+    Line,
+    Mark,
+    Points,
+    Section,
+    Slides,
+    Table,
+)
 from bayes_mbrl.analysis.uncertainty import VarianceSplit
 from bayes_mbrl.data import Transitions
 from bayes_mbrl.loaded_run import LoadedRun
@@ -40,7 +52,7 @@ class _Planned:
     plan: Tensor
     """[H, A]"""
     parts: PlanReturnSplit
-    """[H, 1]"""
+    """[H, 1], without clamp: a mean over states shall not be biased."""
 
     @property
     def sound(self) -> bool:
@@ -101,7 +113,7 @@ def _split(agent: MPCAgent, plans: Tensor, state: Tensor, generator: torch.Gener
     return split_plan_returns(
         plans, state, posterior=agent.posterior, dynamics=agent.dynamics, reward=agent.reward,
         termination=agent.termination, num_theta=NUM_THETA, num_noise=NUM_NOISE, generator=generator,
-        divergence_return=agent.divergence_return,
+        divergence_return=agent.divergence_return, clamp=False,
     )  # fmt: skip
 
 
@@ -120,7 +132,7 @@ def _verdict(planned: list[_Planned]) -> list[str]:
         torch.stack([getattr(one.parts.variance, part)[-1, 0] for one in planned])
         for part in ("epistemic", "aleatoric")
     )
-    mean = VarianceSplit(epistemic.mean(), aleatoric.mean())
+    mean = VarianceSplit(epistemic.mean().clamp(min=0), aleatoric.mean())
     most = planned[int(epistemic.argmax())]
     share = float(mean.epistemic_share)
     if float(mean.total) == 0:
@@ -158,8 +170,8 @@ def _along_horizon(planned: list[_Planned]) -> Slides:
         variance = one.parts.variance
         steps = np.arange(1, len(variance.epistemic) + 1, dtype=float)
         marks: list[Mark] = [
-            Line(steps, variance.aleatoric[:, 0].double().sqrt().numpy(), "aleatoric", ALEATORIC),
-            Line(steps, variance.epistemic[:, 0].double().sqrt().numpy(), "epistemic", EPISTEMIC),
+            Line(steps, _deviations(variance.aleatoric[:, 0]), "aleatoric", ALEATORIC),
+            Line(steps, _deviations(variance.epistemic[:, 0]), "epistemic", EPISTEMIC),
         ]
         note = (
             "Of the rewards summed up to a step; the whole plan is expected to return "
@@ -190,9 +202,7 @@ def _candidates(run: LoadedRun, agent: MPCAgent, planned: list[_Planned], missin
     marks: list[Mark] = []
     shown = sound.numpy().copy()
     shown[0] = False
-    deviations = {
-        part: getattr(parts.variance, part)[-1].double().sqrt().numpy() for part in ("aleatoric", "epistemic")
-    }
+    deviations = {part: _deviations(getattr(parts.variance, part)[-1]) for part in ("aleatoric", "epistemic")}
     for part, color in (("aleatoric", ALEATORIC), ("epistemic", EPISTEMIC)):
         marks.append(Points(mean[shown], deviations[part][shown], part, color))
     for part, color in (("aleatoric", ALEATORIC), ("epistemic", EPISTEMIC)):
@@ -222,7 +232,7 @@ def _table(planned: list[_Planned]) -> Table:
         rows.append(
             (
                 str(planned[i].step), f"{float(parts.mean[-1, 0]):.4g}", f"{_deviation(parts.variance.epistemic):.3g}",
-                f"{_deviation(parts.variance.aleatoric):.3g}", f"{float(parts.variance.epistemic_share[-1, 0]):.0%}",
+                f"{_deviation(parts.variance.aleatoric):.3g}", f"{_share(parts.variance):.0%}",
             )
         )  # fmt: skip
     columns = ("planned at step", "expected return", "epistemic sd", "aleatoric sd", "epistemic share")
@@ -231,4 +241,14 @@ def _table(planned: list[_Planned]) -> Table:
 
 def _deviation(variance: Tensor) -> float:
     """Of the whole plan: variance [H, 1]."""
-    return math.sqrt(float(variance[-1, 0]))
+    return float(_deviations(variance[-1])[0])
+
+
+def _deviations(variances: Tensor) -> Floats:
+    """Standard deviations of variances [n] that were estimated, and came out below 0 where there is next to none."""
+    return variances.clamp(min=0).double().sqrt().numpy()
+
+
+def _share(variance: VarianceSplit) -> float:
+    """Of ignorance in the whole plan's variance."""
+    return float(VarianceSplit(variance.epistemic.clamp(min=0), variance.aleatoric).epistemic_share[-1, 0])

@@ -48,12 +48,15 @@ class UncertainDrift(KnownDynamics):
 
 
 class DriftPosterior(Posterior):
-    """d ~ N(DRIFT, diag(DRIFT_STD²))."""
+    """d ~ N(DRIFT, diag(DRIFT_STD²)), or less uncertain."""
 
     kind: ClassVar[str] = "drift"
 
+    def __init__(self, factor: float = 1.0) -> None:
+        self.factor = factor
+
     def sample(self, n: int, *, generator: torch.Generator) -> Theta:
-        return {"drift": DRIFT + DRIFT_STD * torch.randn(n, 3, dtype=torch.float64, generator=generator)}
+        return {"drift": DRIFT + self.factor * DRIFT_STD * torch.randn(n, 3, dtype=torch.float64, generator=generator)}
 
     def tensors(self) -> dict[str, Tensor]:
         return {}
@@ -212,6 +215,18 @@ def test_a_diverged_trajectory_counts_as_the_divergence_return_from_there_on() -
     parts = split_plan_returns(candidates, torch.zeros(1), **settings, generator=torch.Generator())
     assert parts.diverged.T.tolist() == [[0, 0, 0, 0], [0, 1, 1, 1], [1, 1, 1, 1]]
     assert DIVERGENCE_RETURN < -777
+
+
+def test_the_clamp_can_be_left_out() -> None:
+    one, other = (
+        split_plan_returns(
+            PLANS, START, **{**LINEAR, "posterior": DriftPosterior(0.0)}, num_theta=3, num_noise=2,
+            generator=torch.Generator().manual_seed(8), clamp=clamp,
+        ).variance.epistemic
+        for clamp in (True, False)
+    )  # fmt: skip
+    assert bool((other < 0).any())
+    torch.testing.assert_close(one, other.clamp(min=0))
 
 
 def test_one_noise_draw_cannot_be_split() -> None:
