@@ -47,7 +47,7 @@ def split_plan_returns(
     divergence_return: float = DIVERGENCE_RETURN,
     clamp: bool = True,
 ) -> PlanReturnSplit:
-    """The split for the plans [C, H, A] from the state [S]; see `plan_returns`, and `split_return_variance` for the clamp.
+    """The split for the plans [C, H, A] from the state [S]; see `plan_returns`, for the clamp `split_return_variance`.
 
     An `MPCAgent` has all that is asked for under the same names. Of K samples a standard deviation is known within
     about 1 / √(2 (K − 1)) of itself: 10 % for K = 50.
