@@ -42,7 +42,11 @@ class Row:
 SECTIONS = (
     Row("overview", "What this is", joint=True),
     Row("learning", "Learning curve", joint=True),
+    Row("knowledge", "What the model knew at each episode"),
+    Row("uncertainty_map", "Map of uncertainty", takes_dimensions=True),
+    Row("plan_return", "The return of a plan"),
     Row("shift", "Shift and error growth"),
+    Row("exploitation", "Where the planner exploits the model"),
     Row("provenance", "Configuration and versions", joint=True),
 )
 """In the order in which they are read."""
