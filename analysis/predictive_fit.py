@@ -87,13 +87,13 @@ def loo_verdict(loo: LeaveOneOut, what: str = "data") -> Verdict:
     """How much of the estimate can be trusted, and where to turn."""
     num, name = len(loo.elpd), "PSIS-LOO"
     if not np.isfinite(loo.pareto_k).any():
-        text = f"under {MIN_DRAWS} different draws: too few for PSIS-LOO; use K-fold (--folds)"
+        text = f"under {MIN_DRAWS} different draws: too few for PSIS-LOO; use K-fold"
         return Verdict(name, math.nan, text, "note")
     wrong = int((loo.pareto_k > loo.good_k).sum())
     score = f"elpd {loo.total:.1f} ± {loo.standard_error:.1f} nats" if num > 1 else f"elpd {loo.total:.1f} nats"
     if wrong:
         text = (
-            f"k̂ above {loo.good_k:.2f} at {wrong} of {num} {what}: {score} is not to be trusted; use K-fold (--folds)"
+            f"k̂ above {loo.good_k:.2f} at {wrong} of {num} {what}: {score} is not to be trusted; use K-fold"
         )
         return Verdict(name, float(loo.pareto_k.max()), text, "bad" if wrong > 0.01 * num else "note")
     text = f"{score} over {num} {what}; k̂ at most {loo.pareto_k.max():.2f}, so it can be trusted"
@@ -132,7 +132,7 @@ def variational_k_hat(log_joint: Array, log_q: Array) -> float:
 
 def k_hat_verdict(k_hat: float, *, num_parameters: int, tempered: float = 1.0) -> Verdict:
     """In words; `tempered` is the weight of the KL that was fitted with: k̂ is against p(θ | D), weight 1, always."""
-    name = "PSIS k̂ of the variational fit"
+    name = "PSIS k̂ of q"
     if math.isnan(k_hat):
         return Verdict(name, k_hat, f"under {MIN_DRAWS} draws: too few", "note")
     text = f"against p(θ | D) over {num_parameters} parameters: "

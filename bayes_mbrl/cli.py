@@ -10,7 +10,7 @@ import pathlib
 import shlex
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated
 
 import typer
@@ -164,6 +164,42 @@ def report(
         typer.echo(path)
 
 
+@app.command()
+def diagnose(
+    folder: Run,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FAMILY", help="Refit another family of posteriors to the same data and compare; may be repeated."
+        ),
+    ] = None,
+    folds: Annotated[
+        int | None, typer.Option(min=2, help="Refits for K-fold cross-validation.  [default: none; with --against 5]")
+    ] = None,
+    out: Annotated[
+        pathlib.Path | None,
+        typer.Option(help="Folder for pictures and ArviZ file.  [default: diagnosis/ in the run's]"),
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Did inference converge, and may its posterior be believed? Verdicts in words, pictures, an ArviZ file."""
+    with _reported(debug):
+        from bayes_mbrl import diagnosing
+
+        _one_thread()
+        report = diagnosing.diagnose_run(
+            folder, against=against or (), folds=folds, out=out, progress=lambda text: typer.echo(text, err=True)
+        )
+        for text in report.text:
+            typer.echo(text)
+        for table in report.tables:
+            _show_table(table.title, table.columns, table.rows)
+        for text in report.missing:
+            typer.echo(f"missing: {text}")
+        for path in report.paths:
+            typer.echo(path)
+
+
 @app.command(name="list")
 def list_choices(
     what: Annotated[
@@ -225,6 +261,21 @@ def _summaries(kind: str) -> Mapping[str, str]:
     from bayes_mbrl.registry import SECTIONS
 
     return {name: row.summary for name, row in SECTIONS[_SECTIONS[kind]].rows.items()}
+
+
+def _show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table for a terminal, or lines with tabs for a program."""
+    import rich.console
+    import rich.table
+
+    console = rich.console.Console()
+    if not console.is_terminal:
+        typer.echo("".join("\t".join(row) + "\n" for row in rows), nl=False)
+        return
+    table = rich.table.Table(*columns, title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for row in rows:
+        table.add_row(*row)
+    console.print(table, "", markup=False)
 
 
 def _spread(returns: list[float]) -> str:

@@ -46,6 +46,7 @@ SECTIONS = (
     Row("uncertainty_map", "Map of uncertainty", takes_dimensions=True),
     Row("plan_return", "The return of a plan"),
     Row("shift", "Shift and error growth"),
+    Row("diagnosis", "Did inference converge?"),
     Row("exploitation", "Where the planner exploits the model"),
     Row("provenance", "Configuration and versions", joint=True),
 )

@@ -19,9 +19,9 @@ LAYERS = (
     ("algorithms", "arviz_export", "checkpoint", "config_sources", "plan_returns"),
     ("config",),
     ("build", "progress", "run_folder", "simulation"),
-    ("artefacts", "loaded_run"),
+    ("artefacts", "loaded_run", "refits"),
     ("experiment", "sections"),
-    ("reporting",),
+    ("diagnosing", "reporting",),
     ("cli",),
 )
 """The trunk from the bottom to the top; a module or a package imports from lines above its own only."""
