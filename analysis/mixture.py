@@ -166,8 +166,8 @@ class Mixture:
         below, above = np.empty_like(y), np.empty_like(y)
         for rows in self._chunks():
             noise = (y[rows] - self.mean[:, rows]) / self.std[:, rows]
-            below[rows] = _log_mean_exp(self.noise.log_cdf(noise))
-            above[rows] = _log_mean_exp(self.noise.log_survival(noise))
+            below[rows] = np.minimum(_log_mean_exp(self.noise.log_cdf(noise)), 0.0)  # rounding goes beyond
+            above[rows] = np.minimum(_log_mean_exp(self.noise.log_survival(noise)), 0.0)
         return below, above
 
     def normal_scores(self, y: ArrayLike) -> Floats:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from bayes_mbrl.analysis.mixture import Floats, Mixture, Noise, SymmetricNoise, checked
 
-MIN_ROWS = 20
+MIN_ROWS = 40
 """With fewer held-out outcomes nothing is changed."""
 MIN_SLOPE = 0.05
 """Of g: noise is never narrowed by more than 20, however alike the outcomes are."""
@@ -106,7 +106,7 @@ class Recalibration:
     gain: Floats
     """[S]: log-likelihood of the mixture in cross-validation, with the map less without, in nats a datum."""
     helps: NDArray[np.bool_]
-    """[S]: the gain is above one standard error."""
+    """[S]: the gain is above two standard errors."""
     num_held_out: int
 
 
@@ -115,8 +115,8 @@ def fit_recalibration(mixture: Mixture, y: ArrayLike, *, num_knots: int = 20) ->
 
     Knots lie at the quantiles (j - ½) / J; J is at most `num_knots` and N / 8. Beyond them g goes on with the slope
     between its median and its outermost knot. A map is kept where it raises the log-likelihood of outcomes that it was
-    not fitted to, in five folds of neighbouring rows, by more than a standard error; other dimensions stay as they are,
-    and so do all where there are fewer than `MIN_ROWS`. What the components' means spread, no map of noise narrows.
+    not fitted to, in five folds of neighbouring rows, by more than two standard errors; other dimensions stay as they
+    are, and all do with fewer than `MIN_ROWS`. The spread of the components' means is not noise: no map narrows it.
     Raises ValueError when the noise was recalibrated before, or num_knots < 2.
     """
     noise = mixture.noise
@@ -136,7 +136,7 @@ def fit_recalibration(mixture: Mixture, y: ArrayLike, *, num_knots: int = 20) ->
         mapping = _fit_map(noise, residual[:, rest], num_knots)
         after[fold] = _log_density(noise, mapping, residual[:, fold], log_std[:, fold])
     gain = (after - before).mean(0)
-    helps = gain > (after - before).std(0) / math.sqrt(num_data)
+    helps = gain > 2 * (after - before).std(0) / math.sqrt(num_data)
     fitted = _fit_map(noise, residual, num_knots)
     return Recalibration(
         MonotoneMap(fitted.x, np.where(helps, fitted.y, fitted.x)), gain=gain, helps=helps, num_held_out=num_data
@@ -170,7 +170,8 @@ def _fit_map(noise: SymmetricNoise, residual: Floats, num_knots: int) -> Monoton
 def _noise_scores(noise: SymmetricNoise, mapping: MonotoneMap, residual: Floats) -> Floats:
     """F_ε⁻¹ of the mixture's PIT [N, S]: distributed as ε where the mixture is calibrated."""
     inner = mapping.inverse(torch.from_numpy(residual)).numpy()
-    return noise.quantile(_log_mean_exp(noise.log_cdf(inner)), _log_mean_exp(noise.log_survival(inner)))
+    below, above = (_log_mean_exp(log) for log in (noise.log_cdf(inner), noise.log_survival(inner)))
+    return noise.quantile(np.minimum(below, 0.0), np.minimum(above, 0.0))
 
 
 def _log_density(noise: SymmetricNoise, mapping: MonotoneMap | None, residual: Floats, log_std: Floats) -> Floats:

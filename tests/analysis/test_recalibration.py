@@ -77,7 +77,7 @@ def test_skewed_noise_becomes_skewed() -> None:
     assert after.log_density(y).mean() > before.log_density(y).mean() + 0.2
 
 
-@pytest.mark.parametrize("num_data", [25, 60, 400])
+@pytest.mark.parametrize("num_data", [40, 60, 400])
 def test_what_is_calibrated_stays(num_data: int) -> None:
     """Nearly always as it is; and where chance speaks for a map, it does little harm."""
     kept, losses = 0, []
@@ -86,12 +86,12 @@ def test_what_is_calibrated_stays(num_data: int) -> None:
         before, y = _problem(2000, seed=100 + seed, width=1.0)
         kept += int((~recalibration.helps).sum())
         losses.append((before.log_density(y) - _mapped(before, recalibration.mapping).log_density(y)).mean())
-    assert kept >= 0.85 * 50
+    assert kept >= 0.9 * 50
     assert np.mean(losses) < 0.02
 
 
 def test_few_held_out_outcomes() -> None:
-    none = fit_recalibration(*_problem(19, seed=5, width=0.3))
+    none = fit_recalibration(*_problem(39, seed=5, width=0.3))
     assert not none.helps.any()
     values = torch.linspace(-9, 9, 14, dtype=torch.float64).reshape(7, 2)
     torch.testing.assert_close(none.mapping(values), values)

@@ -227,9 +227,9 @@ def test_one_seed_one_map(network_problem: NetworkProblem, transitions: Transiti
     assert knots(0) == knots(0) != knots(1)
 
 
-@pytest.mark.parametrize("num_data", [0, 1, 19])
+@pytest.mark.parametrize("num_data", [0, 1, 39])
 def test_few_held_out_rows_leave_it_as_it_is(num_data: int) -> None:
-    dynamics = _applied(_Drift(0.3), _drifted(19, 4)[:num_data])
+    dynamics = _applied(_Drift(0.3), _drifted(39, 4)[:num_data])
     assert dynamics.fitted.num_held_out == num_data
     torch.testing.assert_close(dynamics.likelihood.noise(torch.tensor([[1.7, -0.2]])), torch.tensor([[1.7, -0.2]]))
 
