@@ -235,7 +235,12 @@ def _slider(slides: Slides, traces: Sequence[Sequence[Spec]], layouts: Sequence[
         layout |= {f"yaxis.{key}": axes["yaxis"][key] for key in ("type", "tickmode", "tickvals", "ticktext")}
         steps.append({"method": "update", "label": _escaped(label), "args": [{"visible": visible}, layout]})
     prefix = {"prefix": f"{_escaped(slides.slider)}: ", "font": {"size": 16}, "xanchor": "left"}
-    place = {"x": 0, "len": 1, "pad": {"t": 64, "b": 4, "l": 4, "r": 12}, "font": {"size": 14}}
+    place = {
+        "x": 0,
+        "len": 1,
+        "pad": {"t": 64, "b": 4, "l": 4, "r": 12 + 4 * len(slides.labels[-1])},
+        "font": {"size": 14},
+    }
     return {"active": len(steps) - 1, "steps": steps, "currentvalue": prefix, **place}
 
 

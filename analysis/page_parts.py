@@ -52,7 +52,7 @@ SCRIPT = """\
   function draw(place) {
     if (place.dataset.drawn) return;
     place.dataset.drawn = "true";
-    const { data, layout } = charts[Number(place.dataset.chart)];
+    const { data, layout, notes } = charts[Number(place.dataset.chart)];
     const height = layout.height;
     layout.dragmode = touch ? false : "zoom";  // a finger on a chart scrolls the page
     const failed = (error) => {
@@ -61,6 +61,10 @@ SCRIPT = """\
     };
     try {
       Plotly.newPlot(place, data, layout, config).then(() => fit(place, height)).then(() => {
+        const caption = place.parentElement.querySelector("figcaption");
+        place.on("plotly_sliderchange", (event) => {
+          if (notes.length) caption.textContent = notes[event.slider.active];
+        });
         let width = place.clientWidth;
         new ResizeObserver(() => {
           if (place.clientWidth === width) return;

@@ -92,7 +92,7 @@ def _column(heading: str, section: Section, charts: list[str]) -> str:
             missing.append(f"{figure.title}: {type(error).__name__}: {error}")
             continue
         figures.append(_figure(figure, int(drawn.layout.height), len(charts)))
-        charts.append(json.dumps(json.loads(drawn.to_json()), separators=(",", ":")))  # plotly escapes each slash
+        charts.append(_spec(figure, drawn.to_json()))
     return (
         f"<article>\n{f'<h3>{_text(heading)}</h3>' if heading else ''}\n{_paragraphs(section.text)}"
         + "".join(f'<p class="missing">Not shown: {_text(sentence)}</p>\n' for sentence in missing)
@@ -103,15 +103,18 @@ def _column(heading: str, section: Section, charts: list[str]) -> str:
 
 
 def _figure(figure: Chart | Slides, height: int, number: int) -> str:
-    """Title and notes, and a place that the script draws the chart of this number into."""
-    label = _text(figure.title)
-    notes = dict.fromkeys(chart.note for chart in _charts(figure) if chart.note)
+    """Title, a place that the script draws the chart of this number into, and the note of what is shown first."""
+    label, note = _text(figure.title), _charts(figure)[-1].note
     return (
         f'<figure><h4>{label}</h4>\n<div class="chart" data-chart="{number}" style="min-height:{height}px" '
-        f'role="group" aria-label="{label}"></div>\n'
-        + "".join(f"<figcaption>{_text(note)}</figcaption>" for note in notes)
-        + "</figure>\n"
+        f'role="group" aria-label="{label}"></div>\n<figcaption>{_text(note)}</figcaption></figure>\n'
     )
+
+
+def _spec(figure: Chart | Slides, drawn: str) -> str:
+    """What the script gets: plotly's JSON, in which plotly escapes each slash, and the notes of slides."""
+    notes = [chart.note for chart in _charts(figure)]
+    return json.dumps(json.loads(drawn) | {"notes": notes if len(set(notes)) > 1 else []}, separators=(",", ":"))
 
 
 def _table(table: Table) -> str:
@@ -156,7 +159,7 @@ def _markdown_section(section: Section, pictures: pathlib.Path, numbers: Iterato
                 lines.append(f"*Not shown: {_escaped(f'{chart.title}: {type(error).__name__}: {error}')}*")
                 continue
             lines.append(f"![{_escaped(chart.title)}]({urllib.parse.quote(f'{pictures.name}/{path.name}')})")
-        lines += dict.fromkeys(_escaped(chart.note) for chart in _charts(figure) if chart.note)
+            lines += [_escaped(chart.note)] if chart.note else []
     for table in section.tables:
         lines += [f"**{_escaped(table.title)}**"] if table.title else []
         rows = [table.columns, ["---"] * len(table.columns), *table.rows]

@@ -52,7 +52,10 @@ def charts(words: str) -> list[Chart | Slides]:
     random = np.random.default_rng(0)
     gap = np.where(X == 7, np.nan, X)
     several = [Line(X, X + i, f"{words[:12]} number {i}") for i in range(6)]
-    slides = [Chart("S", "time step", "angle (rad)", [Line(X, X * i, f"of {i}")], y_range=(0, 120)) for i in range(5)]
+    slides = [
+        Chart("S", "time step", "angle (rad)", [Line(X, X * i, f"of {i}")], f"note {i}", y_range=(0, 120))
+        for i in range(5)
+    ]
     values = Heatmap(X[:9], X[:7], random.random((7, 9)), "epistemic std (rad/s)")
     dots = Points(X, -X, "dots", values=gap - 9, values_label="predicted − real", diverging=True, hover=[words] * 30)
     return [
@@ -63,7 +66,7 @@ def charts(words: str) -> list[Chart | Slides]:
         Chart("Map", "angle (rad)", "velocity (rad/s)", [values, Points(X[:7], X[:7], "visited")]),
         Chart("Error", "x (m)", "y (m)", [dots]),
         Chart("Long legend", "horizon (steps)", "error (rad)", several, words, log_y=True),
-        Slides("What it knew", "episode", ["0", "2", "4", "6", "8"], slides),
+        Slides("What it knew", "episode", ["0", "2", "4", "6", "evaluation"], slides),
     ]
 
 
@@ -167,7 +170,8 @@ def test_the_slider_changes_what_is_drawn(visit: Visit) -> None:
         return line, chart.locator(".slider-label").first.text_content()
 
     last = state()
-    assert last[1] == "episode: 8"
+    assert visit.page.locator("figcaption").nth(5).text_content() == "note 4"
+    assert last[1] == "episode: evaluation"
     rail = chart.locator(".slider-rail-touch-rect").bounding_box()
     visit.page.mouse.click(rail["x"] + 2, rail["y"] + rail["height"] / 2)
     visit.page.wait_for_timeout(400)
@@ -176,6 +180,7 @@ def test_the_slider_changes_what_is_drawn(visit: Visit) -> None:
     assert len(first[0]) == len(last[0]) == 1
     assert first[0] != last[0]
     assert chart.locator(".legendtext").all_text_contents() == ["of 0"]
+    assert visit.page.locator("figcaption").nth(5).text_content() == "note 0"
 
 
 def test_hover_tells_numbers(browser: Any, path: pathlib.Path) -> None:
