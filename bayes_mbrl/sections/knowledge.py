@@ -26,7 +26,15 @@ from bayes_mbrl.analysis.charts import (
 from bayes_mbrl.data import Transitions
 from bayes_mbrl.loaded_run import Knowledge, LoadedRun
 from bayes_mbrl.sections.fans import ImaginedFan, fan_slides, imagine_fan
-from bayes_mbrl.sections.one_step import NUM_THETA, UNIT, change_scale, predict_one_step, thinned
+from bayes_mbrl.sections.one_step import (
+    INFORMATION_THETA,
+    NUM_THETA,
+    UNIT,
+    change_scale,
+    information,
+    predict_one_step,
+    thinned,
+)
 
 TITLE = "What the model knew at each episode"
 MAX_STEPS = 200
@@ -51,6 +59,8 @@ class _Moment:
     """[n]"""
     error: Floats
     """[n] squared, of the mean prediction."""
+    information: tuple[float, float]
+    """Of a transition about θ, in nats: what the samples show, and an upper bound."""
     fan: ImaginedFan
 
     @property
@@ -123,7 +133,8 @@ def _moment(run: LoadedRun, label: str, knowledge: Knowledge, episode: Transitio
     parts[:, ~torch.isfinite(parts).all(0)] = math.nan
     epistemic, aleatoric, squared = parts.numpy()
     fan = imagine_fan(knowledge, episode, generator=generator)
-    return _Moment(label, knowledge.num_fitted, rows.double().numpy(), epistemic, aleatoric, squared, fan)
+    told = information(knowledge, some.state, some.action, generator=generator)
+    return _Moment(label, knowledge.num_fitted, rows.double().numpy(), epistemic, aleatoric, squared, told, fan)
 
 
 def _method(run: LoadedRun, moments: list[_Moment]) -> str:
@@ -224,12 +235,32 @@ def _table(moments: list[_Moment]) -> Table:
         (
             moment.label, str(moment.num_fitted), f"{math.sqrt(_mean(moment.epistemic)):.2g}",
             f"{math.sqrt(_mean(moment.aleatoric)):.2g}", f"{moment.share:.0%}",
-            f"{math.sqrt(_mean(moment.error)):.2g}", f"{moment.real_over_claimed:.2g}",
+            f"{math.sqrt(_mean(moment.error)):.2g}", f"{moment.real_over_claimed:.2g}", _nats(moment),
         )
         for moment in moments
     ]  # fmt: skip
-    columns = ("episode", "learned from", "epistemic", "aleatoric", "epistemic share", "real error", "real / claimed")
-    return Table(columns, rows, f"One step ahead, in {UNIT}; the share is of the variance")
+    columns = (
+        "episode",
+        "learned from",
+        "epistemic",
+        "aleatoric",
+        "epistemic share",
+        "real error",
+        "real / claimed",
+        "nats",
+    )
+    title = f"One step ahead, in {UNIT}; the share is of the variance; nats: what a transition tells about θ"
+    return Table(columns, rows, title)
+
+
+def _nats(moment: _Moment) -> str:
+    """The mutual information; its bracket, where the number of samples leaves it open."""
+    shown, upper = moment.information
+    if math.isnan(shown):
+        return "–"
+    if shown > 0.8 * math.log(INFORMATION_THETA):
+        return f"at least {shown:.2g}"
+    return f"{shown:.2g} to {upper:.2g}" if upper > 1.1 * shown + 0.005 else f"{abs(shown):.2g}"
 
 
 def _mean(variances: Floats) -> float:

@@ -1,14 +1,17 @@
-"""Predictions of one step in the two parts of their variance, in a unit that all posteriors of a run share.
+"""Predictions of one step in the two parts of their variance, in a unit that all posteriors of a run share; and what
+a transition would tell about θ, in nats.
 
 Axes: N transitions, K parameter samples, S state, A action.
 """
 
 import dataclasses
+import math
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from bayes_mbrl.analysis.entropy import split_predictive_entropy
 from bayes_mbrl.analysis.uncertainty import split_predictive_variance
 from bayes_mbrl.data import Transitions
 from bayes_mbrl.dynamics.standardise import Standardiser, negligible_std
@@ -16,6 +19,8 @@ from bayes_mbrl.loaded_run import Knowledge
 
 NUM_THETA = 100
 ROWS_AT_ONCE = 250
+INFORMATION_ROWS, INFORMATION_THETA, INFORMATION_DRAWS = 20, 50, 2
+"""Fewer, since a mutual information takes K² · M densities a row."""
 UNIT = "sd of Δs"
 """Standard deviations of the change of state over the whole run, root mean square over its dimensions."""
 
@@ -53,6 +58,25 @@ def predict_one_step(
         epistemic.append(split.epistemic.mean(-1))
         aleatoric.append(split.aleatoric.mean(-1))
     return OneStep(torch.cat(means), torch.cat(epistemic), torch.cat(aleatoric))
+
+
+def information(
+    knowledge: Knowledge, states: Tensor, actions: Tensor, *, generator: torch.Generator
+) -> tuple[float, float]:
+    """Mutual information of the next state and θ, in nats, the mean over at most `INFORMATION_ROWS` of the rows: what
+    `INFORMATION_THETA` samples show, and an upper bound; NaN where no prediction is finite. See `analysis/entropy.py`.
+    """
+    dynamics, rows = knowledge.dynamics, torch.tensor(thinned(len(states), INFORMATION_ROWS))
+    theta = knowledge.posterior.sample(INFORMATION_THETA, generator=generator)
+    predicted = dynamics.predict(theta, states[rows].expand(INFORMATION_THETA, -1, -1), actions[rows])
+    mean, std = (values[..., : dynamics.state_dim].double() for values in predicted)
+    sound = (torch.isfinite(mean) & torch.isfinite(std) & (std > 0)).all(-1).all(0)
+    if not bool(sound.any()):
+        return math.nan, math.nan
+    split = split_predictive_entropy(
+        mean[:, sound], std[:, sound], likelihood=dynamics.likelihood, num_draws=INFORMATION_DRAWS, generator=generator
+    )
+    return float(split.joint.mutual_information.mean()), float(split.joint.upper.mean())
 
 
 def thinned(num_rows: int, at_most: int) -> list[int]:

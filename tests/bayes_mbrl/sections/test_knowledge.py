@@ -23,7 +23,7 @@ from bayes_mbrl.loaded_run import Knowledge, LoadedRun, open_run
 from bayes_mbrl.sections import knowledge as sections_knowledge
 from bayes_mbrl.sections.fans import NUM_THETA, fan_slides, imagine_fan
 from bayes_mbrl.sections.knowledge import section
-from bayes_mbrl.sections.one_step import change_scale, predict_one_step, thinned
+from bayes_mbrl.sections.one_step import change_scale, information, predict_one_step, thinned
 
 EXACT = ("dynamics=linear", "posterior=exact-linear")
 
@@ -69,6 +69,39 @@ def test_one_step_of_a_linear_model_is_the_closed_form(transitions: Transitions,
     samples = torch.stack([one.epistemic for one in found])
     assert bool(((samples.mean(0) - epistemic).abs() < 5 * samples.std(0) / math.sqrt(60)).all())
     torch.testing.assert_close(found[0].aleatoric, torch.full((23,), 0.4**2, dtype=torch.float64))
+
+
+def test_information_of_a_linear_model_is_the_closed_form(transitions: Transitions, generator: torch.Generator) -> None:
+    """½ log(1 + xᵀ S x / σ²) in each of three outputs, whose weights are independent: their sum."""
+    noise_std = 0.4
+    dynamics = LinearDynamics.from_data(transitions, noise_std=noise_std)
+    x, y = dynamics.regression_data(transitions)
+    posterior, _ = exact_linear.fit(dynamics.model, x, y, generator=generator)
+    assert isinstance(posterior, ExactLinearPosterior)
+    rows = torch.tensor(thinned(23, 20))
+    features = torch.cat([x, torch.ones_like(x[:, :1])], 1)[rows]
+    truth = 1.5 * float(torch.log1p((features @ posterior.factor).square().sum(1) / noise_std**2).mean())
+    known = Knowledge(posterior, dynamics, 23)
+    found = torch.tensor(
+        [information(known, transitions.state, transitions.action, generator=generator) for _ in range(20)]
+    )
+    shown, upper = found.mean(0)
+    assert truth > 0.3
+    assert float(shown) == pytest.approx(truth, rel=0.1)
+    assert float(shown) - 0.01 < truth < float(upper) + 0.01
+    theta = posterior.sample(4, generator=generator)
+    theta["bias_0"][1, 0] = math.inf
+    broken = Knowledge(DrawsPosterior(theta), dynamics, 23)
+    assert all(map(math.isnan, information(broken, transitions.state, transitions.action, generator=generator)))
+
+
+def test_an_open_bracket_of_information_is_said(whole: LoadedRun) -> None:
+    moment = sections_knowledge._moments(whole, [])[0]
+    for told, words in (
+        ((0.5, 0.51), "0.5"), ((0.5, 0.9), "0.5 to 0.9"), ((3.7, 400.0), "at least 3.7"), ((-0.0, 0.0), "0"),
+        ((math.nan, math.nan), "–"),
+    ):  # fmt: skip
+        assert sections_knowledge._nats(dataclasses.replace(moment, information=told)) == words
 
 
 def test_a_whole_run(whole: LoadedRun) -> None:
