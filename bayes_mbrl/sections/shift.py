@@ -5,6 +5,7 @@ Axes: N transitions, S state.
 """
 
 import math
+import time
 from collections.abc import Sequence
 
 import torch
@@ -19,8 +20,8 @@ from bayes_mbrl.loaded_run import LoadedRun
 from bayes_mbrl.sections.model_error import Part, growth, one_step, thinned
 from bayes_mbrl.seeding import stream_seed
 
-FRESH_EPISODES, FRESH_STEPS = 8, 4000
-"""Of the base policy, played for the analysis: at most so many."""
+FRESH_EPISODES, FRESH_STEPS, FRESH_SECONDS = 8, 4000, 15.0
+"""Of the base policy, played for the analysis: no further episode begins beyond."""
 MAX_HISTOGRAMS = 3
 LABELS = "base policy", "learned policy"
 
@@ -75,8 +76,10 @@ def _fresh_episodes(run: LoadedRun, missing: list[str]) -> Transitions | None:
         return None
     environment, num_steps = run.builder.environment, 0
     episodes: list[Transitions] = []
+    started = time.monotonic()
     for number in range(FRESH_EPISODES):
-        if num_steps + (environment.max_episode_steps or 0) > FRESH_STEPS and episodes:
+        enough = num_steps + (environment.max_episode_steps or 0) > FRESH_STEPS
+        if episodes and (enough or time.monotonic() - started > FRESH_SECONDS):
             break
         try:
             episode = run_episode(

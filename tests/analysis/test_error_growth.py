@@ -1,5 +1,6 @@
 """Linear systems whose error is known at every step, and standard errors against the spread of repetitions."""
 
+import dataclasses
 import math
 
 import pytest
@@ -10,6 +11,7 @@ from bayes_mbrl.analysis.charts import Line, Rule
 from bayes_mbrl.analysis.error_growth import (
     ErrorGrowth,
     Growth,
+    _resampled,
     error_growth,
     fit_growth,
     grouped_mean,
@@ -112,6 +114,25 @@ def test_mean_and_single_trajectories_by_hand(generator: torch.Generator) -> Non
         assert bool((standard_error < 0.01 * truth).all())
     assert errors.num_trajectories == 60_000
     assert errors.diverged.tolist() == [0, 0]
+
+
+def test_the_standard_error_is_the_spread_of_the_rmse(generator: torch.Generator) -> None:
+    real = torch.zeros(60, 2, 1, dtype=torch.float64)
+    rmse, claimed = [], []
+    for _ in range(300):
+        errors = error_growth(normal(1, 1, 60, 2, 1, generator=generator) + 0.5, real, scale=torch.ones(1))
+        rmse.append(float(errors.mean_error[0]))
+        claimed.append(float(errors.mean_standard_error[0]))
+    assert float(torch.tensor(claimed).mean() / torch.tensor(rmse).std()) == pytest.approx(1, abs=0.2)
+
+
+def test_resamples_are_of_whole_groups(generator: torch.Generator) -> None:
+    squares = torch.tensor([1.0, 3.0, 100.0], dtype=torch.float64)[:, None].expand(-1, 4)
+    errors = dataclasses.replace(with_errors(torch.ones(3, 5)), squared_errors=squares, groups=torch.tensor([0, 0, 1]))
+    found = torch.exp(2 * _resampled(errors, 4, 200, generator))[:, 0]
+    possible = torch.tensor([2.0, 104 / 3, 100.0], dtype=torch.float64)  # both times the first group, one each, ...
+    assert {int((value - possible).abs().argmin()) for value in found} == {0, 1, 2}
+    assert float((found[:, None] - possible).abs().amin(1).max()) < 1e-9
 
 
 def test_without_a_scale_errors_are_in_standard_deviations_of_the_real_states(generator: torch.Generator) -> None:

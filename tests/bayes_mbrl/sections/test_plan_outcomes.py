@@ -15,7 +15,7 @@ from bayes_mbrl.environments.rewards import pendulum_reward
 from bayes_mbrl.planners.cem import CEM
 from bayes_mbrl.planners.objectives import expected_return
 from bayes_mbrl.planners.propagation import ts_infinity
-from bayes_mbrl.sections.plan_outcomes import _windows, outcomes
+from bayes_mbrl.sections.plan_outcomes import _plan, _windows, outcomes
 
 HORIZON = 4
 
@@ -92,6 +92,14 @@ def test_the_true_dynamics_foresees_what_comes(agent: MPCAgent, generator: torch
     # The planner searches, so with the right model its plans are better than the random actions that were taken.
     assert bool((found.optimism[complete] > -1e-3).all())
     assert float(found.epistemic_std.max()) < 1e-5
+
+
+def test_the_plan_is_the_one_that_the_agent_would_act_by(agent: MPCAgent, generator: torch.Generator) -> None:
+    states, memory = _episodes((3,), (False,), generator).state, None
+    acting, planning = (torch.Generator().manual_seed(6) for _ in range(2))
+    for state in states:
+        action, memory = agent.act(state, memory, generator=acting)
+    assert torch.equal(_plan(agent, states, planning)[0], action)
 
 
 def test_a_reward_that_promises_too_much_shows_as_optimism(agent: MPCAgent, generator: torch.Generator) -> None:

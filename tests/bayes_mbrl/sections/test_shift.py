@@ -100,6 +100,9 @@ def test_the_error_of_the_true_dynamics_is_the_noise(whole: LoadedRun) -> None:
     error = model_error._model_error(_known(linear_gaussian_step), fresh, scale, whole.generator("test"))
     residual = fresh.next_state - linear_gaussian_step(fresh.state, fresh.action)
     assert float(error.rmse) == pytest.approx(float((residual / scale).square().mean().sqrt()), rel=1e-5)
+    of_episodes = torch.stack([(residual / scale)[fresh.episode == e].square().mean() for e in range(8)]).sqrt()
+    # Episodes are equally long, and their RMSEs nearly equal, so that the error of the root is the root's error.
+    assert float(error.rmse_standard_error) == pytest.approx(float(of_episodes.std()) / math.sqrt(8), rel=0.05)
     assert abs(float(error.rmse) - float((noise / scale).square().mean().sqrt())) < 5 * float(error.rmse_standard_error)
     score = torch.distributions.Normal(0.0, noise).log_prob(residual).sum(1).mean()
     assert float(error.log_likelihood) == pytest.approx(float(score), rel=1e-5)
