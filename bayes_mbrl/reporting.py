@@ -45,8 +45,9 @@ SECTIONS = (
     Row("knowledge", "What the model knew at each episode"),
     Row("uncertainty_map", "Map of uncertainty", takes_dimensions=True),
     Row("plan_return", "The return of a plan"),
-    Row("shift", "Shift and error growth"),
+    Row("calibration", "Calibration"),
     Row("diagnosis", "Did inference converge?"),
+    Row("shift", "Shift and error growth"),
     Row("exploitation", "Where the planner exploits the model"),
     Row("provenance", "Configuration and versions", joint=True),
 )
