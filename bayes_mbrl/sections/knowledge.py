@@ -37,7 +37,7 @@ from bayes_mbrl.sections.one_step import (
 )
 
 TITLE = "What the model knew at each episode"
-MAX_STEPS = 200
+MAX_STEPS = 120
 """Of an episode in the pictures; more are thinned evenly."""
 MAX_EPISODES = 12
 EVALUATION = "evaluation"

@@ -20,13 +20,13 @@ from bayes_mbrl.loaded_run import Knowledge, LoadedRun
 from bayes_mbrl.sections.one_step import NUM_THETA, UNIT, change_scale, predict_one_step, thinned
 
 TITLE = "Where in the state space"
-NUM_CELLS = 30
+NUM_CELLS = 25
 """G"""
 MARGIN = 0.25
 """How far the map goes beyond the visited states, in their range."""
-MAX_SNAPSHOTS = 8
+MAX_SNAPSHOTS = 6
 MAX_STATES = 2000
-MAX_DOTS = 300
+MAX_DOTS = 150
 OCCUPANCY_CELLS = 15
 """Of a side, to count how much of a plane was visited."""
 WHITE = "#FFFFFF"

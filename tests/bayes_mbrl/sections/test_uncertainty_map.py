@@ -132,7 +132,7 @@ def test_what_is_missing_is_said(whole: LoadedRun, tmp_path: pathlib.Path) -> No
     broken = section(
         dataclasses.replace(whole, final=dataclasses.replace(whole.final, posterior=DrawsPosterior(theta)))
     )
-    assert "After episode 2, 900 of 900 cells have no finite prediction" in broken.missing[0]
+    assert "After episode 2, 625 of 625 cells have no finite prediction" in broken.missing[0]
 
 
 def test_long_runs_are_thinned_and_it_is_said(whole: LoadedRun, monkeypatch: pytest.MonkeyPatch) -> None:
