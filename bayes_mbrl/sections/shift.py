@@ -159,7 +159,13 @@ def _shift_verdict(tests: Sequence[ShiftTest]) -> str:
         return f"The learned policy visits other states than the base policy ({measured}). {how}"
     if found:
         return f"The two distances disagree on whether the states differ ({measured}). {how}"
-    return f"It cannot be shown that the learned policy visits other states than the base policy ({measured}). {how}"
+    few = (
+        f"That is no proof of the contrary: of {energy.num_groups[0]} and {energy.num_groups[1]} episodes only a large"
+    )
+    return (
+        f"It cannot be shown that the learned policy visits other states than the base policy ({measured}). {how} "
+        f"{few} shift can be told from the differences between episodes of one policy."
+    )
 
 
 def _quantile(test: ShiftTest) -> float:
