@@ -114,9 +114,10 @@ def fit_recalibration(mixture: Mixture, y: ArrayLike, *, num_knots: int = 20) ->
     """The map that makes the mixture calibrated for outcomes y [N, S], dimension by dimension.
 
     Knots lie at the quantiles (j - ½) / J; J is at most `num_knots` and N / 8. Beyond them g goes on with the slope
-    between its median and its outermost knot. A map is kept where it raises the log-likelihood of outcomes that it was
-    not fitted to, in five folds of neighbouring rows, by more than two standard errors; other dimensions stay as they
-    are, and all do with fewer than `MIN_ROWS`. The spread of the components' means is not noise: no map narrows it.
+    that makes the mean excess over the outermost knot right. A map is kept where it raises the log-likelihood of
+    outcomes that it was not fitted to, in five folds of neighbouring rows, by more than two standard errors; other
+    dimensions stay as they are, and all do with fewer than `MIN_ROWS`. The spread of the components' means is not
+    noise: no map narrows it.
     Raises ValueError when the noise was recalibrated before, or num_knots < 2.
     """
     noise = mixture.noise
@@ -159,11 +160,13 @@ def _fit_map(noise: SymmetricNoise, residual: Floats, num_knots: int) -> Monoton
     probability, inner = _probabilities(count), slice(1, -1)
     best, least = mapping, np.full(num_dims, np.inf)
     for _ in range(2 if num_components == 1 else 1 + _MAX_STEPS):
-        got = np.quantile(_noise_scores(noise, mapping, residual), probability, axis=0, method="hazen")
+        scores = _noise_scores(noise, mapping, residual)
+        got = np.quantile(scores, probability, axis=0, method="hazen")
         error = np.abs(got - mapping.x[inner]).mean(0)
         better = error <= least + 1e-9  # of steps that are equally good the last: outcomes that are all alike
         best, least = MonotoneMap(mapping.x, np.where(better, mapping.y, best.y)), np.minimum(error, least)
-        mapping = MonotoneMap(mapping.x, _with_tails(mapping.x, mapping(torch.from_numpy(got)).numpy()))
+        steps = np.concatenate([_tail(noise, scores, mapping.x, got, -1), got, _tail(noise, scores, mapping.x, got, 1)])
+        mapping = MonotoneMap(mapping.x, _pulled_apart(mapping.x, mapping(torch.from_numpy(steps)).numpy()))
     return best
 
 
@@ -190,14 +193,20 @@ def _identity(noise: SymmetricNoise, num_dims: int, count: int) -> MonotoneMap:
     return MonotoneMap(column, column)
 
 
-def _with_tails(x: Floats, inner: Floats) -> Floats:
-    """The y [J + 2, S] of inner knots [J, S], pulled apart where g would be too flat, and one more knot at each end."""
-    step = np.maximum(np.diff(inner, axis=0), MIN_SLOPE * np.diff(x[1:-1], axis=0))
-    y = np.concatenate([np.zeros_like(inner[:1]), step.cumsum(0)])
-    y += np.median(inner, axis=0) - np.median(y, axis=0)
-    x_middle, y_middle = np.median(x[1:-1], axis=0), np.median(y, axis=0)
-    first, last = ((y[end] - y_middle) / (x[1:-1][end] - x_middle) for end in (0, -1))
-    return np.concatenate([y[:1] - first, y, y[-1:] + last])
+def _tail(noise: SymmetricNoise, scores: Floats, x: Floats, quantiles: Floats, side: int) -> Floats:
+    """Where Q sends the last knot of a side [1, S]: its slope out there is that of the mean excesses."""
+    knot, quantile = (x[-2], quantiles[-1]) if side > 0 else (x[1], quantiles[0])
+    excess = np.maximum(side * (scores - quantile), 0.0)
+    got = excess.sum(0) / np.maximum((excess > 0).sum(0), 1)
+    below, first, _ = noise.partial_moments(-np.abs(knot))
+    return np.asarray(quantile + side * got / (-first / below - np.abs(knot)), dtype=np.float64)[None]
+
+
+def _pulled_apart(x: Floats, y: Floats) -> Floats:
+    """y [J + 2, S] with the same median, where g would be too flat with steeper steps."""
+    step = np.maximum(np.diff(y, axis=0), MIN_SLOPE * np.diff(x, axis=0))
+    steeper = np.concatenate([np.zeros_like(y[:1]), step.cumsum(0)])
+    return np.asarray(steeper + np.median(y, axis=0) - np.median(steeper, axis=0), dtype=np.float64)
 
 
 def _probabilities(count: int) -> Floats:
