@@ -196,6 +196,10 @@ _SIGNIFICANT = 4.0
 """Standard errors; Student's t of 18 degrees of freedom goes beyond once in 2,400."""
 
 
+_MUCH = 10.0
+"""Nats over the window: less is worth a note, since a learning rate that falls takes that much noise out of a loss."""
+
+
 def loss_trend(losses: Array, *, share: float = 0.4) -> LossTrend | None:
     """The trend over the last `share` of losses [steps] or [steps, E], in nats; None where a batch had under 2.
 
@@ -240,7 +244,7 @@ def loss_verdict(losses: Array, *, share: float = 0.4) -> Verdict:
     over = f"over the last {trend.window} of {len(losses)} steps"
     if falling.any():
         text = f"still falling by {-per_100:.3g} nats per 100 steps {over}{many}: more steps"
-        return Verdict(name, per_100, text, "bad")
+        return Verdict(name, per_100, text, "bad" if change[worst] < -_MUCH else "note")
     if rising.any():
         text = f"rising by {per_100:.3g} nats per 100 steps {over}{many}: lower learning_rate"
         return Verdict(name, per_100, text, "bad")

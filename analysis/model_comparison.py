@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bayes_mbrl.analysis.charts import BLACK, Chart, Line, Points, Rule, Table
+from bayes_mbrl.analysis.charts import CYCLE, Chart, Line, Mark, Points, Rule, Table
 from bayes_mbrl.analysis.predictive_fit import Floats, finite, sum_error
 
 _NEAR = 4.0
@@ -104,24 +104,21 @@ def comparison_table(comparison: Comparison, title: str = "Models compared") -> 
 
 def comparison_chart(comparison: Comparison) -> Chart:
     """Differences to the best model with two standard errors."""
-    places = np.arange(len(comparison.names), dtype=np.float64)
-    labels = ["± 2 standard errors" if number == 1 else "" for number in range(len(places))]
-    bars = [
-        Line(
-            np.array([-d - 2 * e, -d + 2 * e]), np.array([place, place]), color=BLACK, label=words
-        )
-        for place, d, e, words in zip(places, comparison.difference, comparison.error, labels, strict=True)
-        if math.isfinite(e) and e > 0
-    ]  # fmt: skip
-    dots = Points(-comparison.difference, places, label="elpd less that of the best", hover=list(comparison.names))
-    names = ", ".join(f"{number} {name}" for number, name in enumerate(comparison.names))
+    marks: list[Mark] = [Rule(0.0, vertical=True)]
+    for number, name in enumerate(comparison.names):
+        color, place = CYCLE[number % len(CYCLE)], np.array([-float(number)])
+        centre, error = -float(comparison.difference[number]), float(comparison.error[number])
+        if math.isfinite(error) and error > 0:
+            ends = np.array([centre - 2 * error, centre + 2 * error])
+            marks.append(Line(ends, place.repeat(2), color=color))
+        marks.append(Points(np.array([centre]), place, label=name, color=color, size=9))
     return Chart(
         "Models compared",
-        "difference of elpd (nats)",
-        "model",
-        [*bars, dots, Rule(0.0, vertical=True)],
-        note=f"{names}. Further left predicts worse what it has not seen.",
-        y_range=(-0.5, len(places) - 0.5),
+        "elpd less that of the best (nats)",
+        "the best on top",
+        marks,
+        note="Further left predicts worse what it has not seen; lines are two standard errors of the difference.",
+        y_range=(0.5 - len(comparison.names), 0.5),
     )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from bayes_mbrl.analysis.arviz_tree import save_tree
 from bayes_mbrl.analysis.charts import Chart, Table
-from bayes_mbrl.analysis.diagnostics import Verdict, verdict_table
+from bayes_mbrl.analysis.diagnostics import Severity, Verdict, verdict_table
 from bayes_mbrl.analysis.model_comparison import comparison_chart, comparison_table, contiguous_folds
 from bayes_mbrl.analysis.static import save_chart
 from bayes_mbrl.arviz_export import dynamics_tree
@@ -24,6 +24,8 @@ from bayes_mbrl.sections.diagnosis import diagnose
 from bayes_mbrl.seeding import stream_seed
 
 DEFAULT_FOLDS = 5
+_FAR = 5.0
+"""Nats between the mean and the median of what rows were predicted with."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,10 +127,15 @@ def _k_fold_verdict(result: KFold, num_folds: int, kinds: str) -> Verdict:
     known = result.elpd[np.isfinite(result.elpd)]
     if not len(known):
         return Verdict("K-fold", math.nan, f"all {num_folds} refits failed: {result.failures[0]}", "bad")
-    text = f"elpd {known.sum():.1f} nats over {len(known)} transitions, {known.mean():.3f} each"
+    mean, median = float(known.mean()), float(np.median(known))
+    text = f"elpd {known.sum():.1f} nats over {len(known)} transitions, {mean:.3f} each (median {median:.3f})"
     text += f", in {num_folds} folds of {kinds}"
+    far = mean < median - _FAR
+    if far:
+        text += "; a few rows that it was sure of and wrong about decide: overconfident off what it has learned from"
     text += f"; {len(result.failures)} refits failed" if result.failures else ""
-    return Verdict("K-fold", float(known.mean()), text, "bad" if result.failures else "good")
+    severity: Severity = "bad" if result.failures or far else "good"
+    return Verdict("K-fold", mean, text, severity)
 
 
 def _words(builder: Builder) -> str:

@@ -184,6 +184,12 @@ def test_false_alarms_are_rare_even_if_noise_is_correlated() -> None:
     assert sum(loss_verdict(trace).severity != "good" for trace in traces) <= 3
 
 
+def test_a_few_nats_are_worth_a_note() -> None:
+    verdict = loss_verdict(7 - 5e-3 * np.arange(2000) + noise(2000, scale=1e-3))
+    assert verdict.severity == "note"
+    assert verdict.text.startswith("still falling by 0.5 nats per 100 steps")
+
+
 def test_less_than_a_nat_is_rest() -> None:
     assert loss_verdict(7 - 5e-4 * np.arange(2000) + noise(2000, scale=1e-3)).severity == "good"
     assert loss_verdict(np.full(2000, -3.0)).severity == "good"

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import xarray
 
+from bayes_mbrl.analysis.charts import Line, Points
 from bayes_mbrl.analysis.model_comparison import (
     compare_models,
     comparison_chart,
@@ -49,9 +50,11 @@ def test_words() -> None:
     assert table.rows[0][3:] == ("–", "best")
     assert table.rows[2][4] == "predicts worse"
     chart = comparison_chart(comparison)
-    points = next(mark for mark in chart.marks if type(mark).__name__ == "Points")
-    np.testing.assert_allclose(points.x, -comparison.difference)  # type: ignore[union-attr]
-    assert "2 worse" in chart.note
+    points = [mark for mark in chart.marks if isinstance(mark, Points)]
+    assert [mark.label for mark in points] == list(comparison.names)
+    np.testing.assert_allclose([float(mark.x[0]) for mark in points], -comparison.difference)
+    line = next(mark for mark in chart.marks if isinstance(mark, Line))
+    assert np.ptp(line.x) == pytest.approx(4 * comparison.error[1])
 
 
 def test_rows_of_an_episode_count_together() -> None:
