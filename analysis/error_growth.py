@@ -119,7 +119,7 @@ def error_growth(
     alive = torch.ones(num_theta, num_noise, num_windows, dtype=torch.bool)
     of_mean, of_single, diverged = [], [], []
     for h in range(1, real.shape[1]):  # one step at a time: a copy of everything in float64 might not fit
-        error = (imagined[:, :, :, h].double() - real[:, h].double()) / unit
+        error = (imagined[:, :, :, h].detach().double() - real[:, h].detach().double()) / unit
         alive = alive & (error.abs() <= DIVERGED).all(-1)  # NaN is not
         error = torch.where(alive[..., None], error, 0.0)
         count = alive.sum((0, 1)).double()  # [W]; 0 makes NaN
@@ -220,7 +220,7 @@ def _check(imagined: Tensor, real: Tensor) -> None:
 
 def _unit(real: Tensor) -> Tensor:
     """Std of each dimension over all windows and steps [S]; 1 where it never varies."""
-    flat = real.double().flatten(0, 1)
+    flat = real.detach().double().flatten(0, 1)
     std = flat.std(0, correction=0)
     return torch.where(std > 1e-12 * flat.abs().amax(0), std, 1.0)
 
@@ -274,7 +274,8 @@ def _verdict(growth: Growth) -> str:
     exponential, power = growth.exponential, growth.power
 
     def spread(fit: GrowthFit) -> str:
-        return "" if math.isnan(fit.rate_standard_error) else f" ± {fit.rate_standard_error:.1g}"
+        error = fit.rate_standard_error if fit.rate_standard_error > 1e-6 * abs(fit.rate) else 0.0  # but for rounding
+        return "" if math.isnan(fit.rate_standard_error) else f" ± {error:.1g}"
 
     def until(fit: GrowthFit) -> str:
         return f"until step {fit.last}, where it saturates" if fit.last < growth.num_steps else f"to step {fit.last}"

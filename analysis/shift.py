@@ -10,6 +10,7 @@ Axes: N rows, D dimensions, P relabellings, G groups.
 
 import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,6 +24,8 @@ MAX_ROWS = 1000
 """Of each sample; the matrix of all distances then takes 32 MB."""
 _TIE = 1e-9
 """Relative difference below which two statistics are equal but for rounding."""
+_CHUNK = 1000
+"""Relabellings at a time."""
 
 
 @dataclass(frozen=True)
@@ -119,8 +122,9 @@ def shift_test(
         labels.append(kept if groups is None else groups[kept])
     kernel, used_bandwidth = _kernel(samples[0], samples[1], distance, bandwidth, standardise)
     between, within, num_groups = _by_group(kernel, labels)
-    relabellings, exhaustive = _relabellings(*num_groups, num_permutations, generator=generator)
-    statistics = _statistics(between, within, relabellings, num_groups)
+    exhaustive = math.comb(sum(num_groups), num_groups[0]) - 1 <= num_permutations
+    relabellings = _all_relabellings(*num_groups) if exhaustive else _random(*num_groups, num_permutations, generator)
+    statistics = torch.cat([_statistics(between, within, is_x, num_groups) for is_x in relabellings])
     statistic, null = float(statistics[0]), statistics[1:]
     as_far = int((null >= statistic - _TIE * max(1.0, abs(statistic))).sum())
     # Exchanging x with y as a whole changes nothing, so with as many groups in both each relabelling has a twin.
@@ -140,13 +144,14 @@ def marginal_chart(
     if x.ndim != 1 or y.ndim != 1:
         raise ValueError(f"need x [N] and y [N'] of one dimension, got shapes {[*x.shape]} and {[*y.shape]}")
     _check(x[:, None], y[:, None])
-    both = torch.cat([x, y]).double()
+    x, y = x.detach().double(), y.detach().double()
+    both = torch.cat([x, y])
     low, high = float(both.min()), float(both.max())
     margin = 0.5 * max(abs(high), 1.0) if high - low <= 1e-9 * max(abs(low), abs(high)) else 0.0  # a constant
     edges = torch.linspace(low - margin, high + margin, num_bins + 1, dtype=torch.float64)
     marks = []
     for values, label, color in ((x, labels[0], VERMILLION), (y, labels[1], BLUE)):
-        bins = torch.bucketize(values.double(), edges[1:-1], right=True)
+        bins = torch.bucketize(values, edges[1:-1], right=True)
         share = torch.bincount(bins, minlength=num_bins) / len(values)
         marks.append(Bars(edges.numpy(), (share / edges.diff()).numpy(), label, color, opacity=0.5))
     note = "How often each value was visited, each histogram with area 1; where they do not overlap, one has no data."
@@ -210,7 +215,7 @@ def _kernel(
         raise ValueError(f"distance is one of energy, mmd, got {distance!r}")
     if bandwidth is not None and not 0 < bandwidth < math.inf:
         raise ValueError(f"need a finite bandwidth > 0, got {bandwidth}")
-    rows = torch.cat([x.double(), y.double()])
+    rows = torch.cat([x.detach().double(), y.detach().double()])
     if standardise:
         size = rows.abs().amax(0)
         rows = rows / torch.where(size > 0, size, 1.0)  # first, so that the square of a huge number is finite
@@ -243,19 +248,24 @@ def _by_group(kernel: Tensor, labels: list[Tensor]) -> tuple[Tensor, Tensor, tup
     return (sums / sizes / sizes[:, None]).fill_diagonal_(0.0), within, (num_x, num_y)
 
 
-def _relabellings(num_x: int, num_y: int, at_most: int, *, generator: torch.Generator) -> tuple[Tensor, bool]:
-    """(which groups are called x [1 + P, G], as 0 and 1, first as they are; whether these are all there are)."""
-    num_groups = num_x + num_y
-    if math.comb(num_groups, num_x) - 1 <= at_most:
-        chosen = torch.tensor(
-            list(itertools.combinations(range(num_groups), num_x))
-        )  # begins with 0, 1, ..., num_x - 1
-        exhaustive = True
-    else:
-        shuffled = torch.rand(at_most, num_groups, dtype=torch.float64, generator=generator).argsort(1)[:, :num_x]
-        chosen = torch.cat([torch.arange(num_x)[None], shuffled])
-        exhaustive = False
-    return torch.zeros(len(chosen), num_groups, dtype=torch.float64).scatter_(1, chosen, 1.0), exhaustive
+def _all_relabellings(num_x: int, num_y: int) -> Iterator[Tensor]:
+    """Which groups are called x, as 0 and 1, in chunks of [P, G]: first those that are, then every other choice."""
+    choices = itertools.combinations(range(num_x + num_y), num_x)  # begins with 0, 1, ..., num_x - 1
+    while some := list(itertools.islice(choices, _CHUNK)):
+        yield _as_mask(torch.tensor(some), num_x + num_y)
+
+
+def _random(num_x: int, num_y: int, number: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Likewise, first those that are, then as many random choices as `number` says."""
+    yield _as_mask(torch.arange(num_x)[None], num_x + num_y)
+    for start in range(0, number, _CHUNK):
+        shape = min(_CHUNK, number - start), num_x + num_y
+        order = torch.rand(shape, dtype=torch.float64, generator=generator).argsort(1)
+        yield _as_mask(order[:, :num_x], num_x + num_y)
+
+
+def _as_mask(chosen: Tensor, num_groups: int) -> Tensor:
+    return torch.zeros(len(chosen), num_groups, dtype=torch.float64).scatter_(1, chosen, 1.0)
 
 
 def _statistics(between: Tensor, within: Tensor, is_x: Tensor, num_groups: tuple[int, int]) -> Tensor:

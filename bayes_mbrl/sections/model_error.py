@@ -62,7 +62,7 @@ def one_step(run: LoadedRun, fresh: Transitions | None, missing: list[str]) -> P
     for fitted_to, knowledge, name, transitions in cases:
         if knowledge is None or transitions is None or not len(transitions):
             continue
-        error = _model_error(knowledge, transitions, scale, generator)
+        error = _model_error(knowledge, transitions, scale, generator, MAX_TRANSITIONS)
         found[fitted_to, name] = error
         rmse = plus_minus(float(error.rmse), float(error.rmse_standard_error))
         score = plus_minus(float(error.log_likelihood), float(error.log_likelihood_standard_error))
@@ -87,7 +87,7 @@ def _cost_of_shift(found: dict[tuple[str, str], _Error]) -> str:
     certain = abs(away - home) > 2 * spread  # never, where the spread is not known
     change = f"{away / home:.2g} times that" if certain else "not clearly another than that"
     return (
-        "Fitted to the base policy's data alone, the model's error in the first episode that was planned with it (RMSE "
+        "Fitted to the base policy's data alone, the model's error in the first planned episode (RMSE "
         f"{away:.2g}, log-likelihood {float(abroad.log_likelihood):.3g} nats a transition) is {change} in fresh "
         f"episodes of the base policy (RMSE {plus_minus(home, spread, 2)}, log-likelihood "
         f"{float(at_home.log_likelihood):.3g}). It had seen neither."
@@ -109,8 +109,10 @@ def _repair(found: dict[tuple[str, str], _Error]) -> str:
     )
 
 
-def _model_error(knowledge: Knowledge, transitions: Transitions, scale: Tensor, generator: torch.Generator) -> _Error:
-    rows = transitions[thinned(len(transitions), MAX_TRANSITIONS)]
+def _model_error(
+    knowledge: Knowledge, transitions: Transitions, scale: Tensor, generator: torch.Generator, at_most: int
+) -> _Error:
+    rows = transitions[thinned(len(transitions), at_most)]
     theta = knowledge.posterior.sample(NUM_THETA, generator=generator)
     dynamics, squares, scores = knowledge.dynamics, [], []
     for start in range(0, len(rows), 250):
@@ -135,9 +137,10 @@ def _error_by_episode(
         knowledge = run.knowledge_after(number)
         following = run.episode(number + 1) if number + 1 in run.episodes else None
         for name, transitions in zip(list(lines), (fresh, run.evaluation, following), strict=True):
-            known = knowledge is not None and transitions is not None and len(transitions) > 0
-            error = _model_error(knowledge, transitions, scale, generator) if known else None  # type: ignore[arg-type]
-            lines[name].append(math.nan if error is None else float(error.rmse))
+            rmse = math.nan
+            if knowledge is not None and transitions is not None and len(transitions):
+                rmse = float(_model_error(knowledge, transitions, scale, generator, MAX_TRANSITIONS // 4).rmse)
+            lines[name].append(rmse)
     x = torch.tensor(kept, dtype=torch.float64).numpy()
     marks: list[Mark] = [
         Line(x, torch.tensor(values, dtype=torch.float64).numpy(), name, color)
@@ -147,8 +150,9 @@ def _error_by_episode(
     if len(kept) < 2 or not marks:
         return None
     note = (
-        "Base policy: fresh episodes; learned policy: evaluation episodes; the next episode is the one that this "
-        "posterior planned. None of them was learned from before."
+        "Base policy: fresh episodes; learned policy: evaluation episodes; the next episode is the first "
+        "one that this posterior had not seen. None of them was learned from before; of each at most "
+        f"{MAX_TRANSITIONS // 4} transitions, evenly spaced."
     )
     return Chart(
         "Model error as data come in", "posterior after episode", "RMSE (sd of Δs)", marks, note, log_y=True

@@ -222,6 +222,18 @@ def test_a_lonely_row_counts_against_a_verdict(generator: torch.Generator) -> No
     assert null_chart(test).marks
 
 
+def test_relabellings_come_in_chunks(generator: torch.Generator) -> None:
+    x, y = normal(9, 2, generator=generator), normal(8, 2, generator=generator)
+    test = shift_test(x, y, num_permutations=2500, generator=generator)
+    assert (len(test.null), test.exhaustive) == (2500, False)
+    groups = torch.arange(8)
+    test = shift_test(x[1:], y, groups_x=groups, groups_y=groups, num_permutations=20_000, generator=generator)
+    assert (len(test.null), test.exhaustive) == (math.comb(16, 8) - 1, True)
+    # Of all relabellings, each comes as often as its twin: x and y exchanged.
+    assert test.null[-1] == pytest.approx(test.statistic)
+    assert len({round(value, 9) for value in test.null.tolist()}) <= math.comb(16, 8) // 2
+
+
 def test_thinning_is_said_and_one_seed_gives_one_test() -> None:
     def run(dtype: torch.dtype) -> float:
         generator = torch.Generator().manual_seed(5)
@@ -265,7 +277,7 @@ def test_charts(generator: torch.Generator) -> None:
         np.testing.assert_allclose(bars.heights, heights)
     flat = marginal_chart(torch.full((3,), 7.0), torch.full((4,), 7.0), name="z", labels=("a", "b"))
     assert all(bool(np.isfinite(mark.heights).all()) for mark in flat.marks if isinstance(mark, Bars))
-    test = shift_test(x[:, None], y[:, None], num_permutations=49, generator=generator)
+    test = shift_test(x[:, None].requires_grad_(), y[:, None], num_permutations=49, generator=generator)
     null = null_chart(test)
     assert isinstance(null.marks[0], Bars)
     assert null.marks[0].heights.sum() == 49

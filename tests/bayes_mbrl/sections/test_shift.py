@@ -97,7 +97,7 @@ def test_the_error_of_the_true_dynamics_is_the_noise(whole: LoadedRun) -> None:
     fresh = _fresh_episodes(whole, [])
     assert fresh is not None
     scale, noise = torch.tensor([0.3, 2.0, 1.0]), torch.as_tensor(linear_gaussian.NOISE_STD, dtype=torch.float32)
-    error = model_error._model_error(_known(linear_gaussian_step), fresh, scale, whole.generator("test"))
+    error = model_error._model_error(_known(linear_gaussian_step), fresh, scale, whole.generator("test"), 1000)
     residual = fresh.next_state - linear_gaussian_step(fresh.state, fresh.action)
     assert float(error.rmse) == pytest.approx(float((residual / scale).square().mean().sqrt()), rel=1e-5)
     of_episodes = torch.stack([(residual / scale)[fresh.episode == e].square().mean() for e in range(8)]).sqrt()
@@ -116,14 +116,14 @@ def test_a_model_that_explodes_is_shown_with_its_diverged_trajectories(whole: Lo
     assert found.tables[2].rows[0][3:5] == ("–", "–")
 
 
-def test_the_error_by_hand(whole: LoadedRun, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_by_hand(whole: LoadedRun) -> None:
     """Chunks and thinning do not change what is averaged: the model's own units as the independent way."""
-    monkeypatch.setattr(model_error, "MAX_TRANSITIONS", 300)
     assert whole.final is not None
     fresh = _fresh_episodes(whole, [])
     assert fresh is not None
     dynamics, generator = whole.final.dynamics, torch.Generator().manual_seed(3)
-    error = model_error._model_error(whole.final, fresh, dynamics.targets.std, generator)  # type: ignore[attr-defined]
+    scale = dynamics.targets.std  # type: ignore[attr-defined]
+    error = model_error._model_error(whole.final, fresh, scale, generator, 300)
     rows = fresh[torch.linspace(0, 399, 300).round().long()]
     theta = whole.final.posterior.sample(model_error.NUM_THETA, generator=torch.Generator().manual_seed(3))
     x, y = dynamics.regression_data(rows)
