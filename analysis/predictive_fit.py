@@ -92,9 +92,7 @@ def loo_verdict(loo: LeaveOneOut, what: str = "data") -> Verdict:
     wrong = int((loo.pareto_k > loo.good_k).sum())
     score = f"elpd {loo.total:.1f} ± {loo.standard_error:.1f} nats" if num > 1 else f"elpd {loo.total:.1f} nats"
     if wrong:
-        text = (
-            f"k̂ above {loo.good_k:.2f} at {wrong} of {num} {what}: {score} is not to be trusted; use K-fold"
-        )
+        text = f"k̂ above {loo.good_k:.2f} at {wrong} of {num} {what}: {score} is not to be trusted; use K-fold"
         return Verdict(name, float(loo.pareto_k.max()), text, "bad" if wrong > 0.01 * num else "note")
     text = f"{score} over {num} {what}; k̂ at most {loo.pareto_k.max():.2f}, so it can be trusted"
     return Verdict(name, float(loo.pareto_k.max()), text, "good")
