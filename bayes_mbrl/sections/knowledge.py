@@ -258,9 +258,11 @@ def _nats(moment: _Moment) -> str:
     shown, upper = moment.information
     if math.isnan(shown):
         return "–"
+    if max(shown, upper) < 1e-3:
+        return "< 0.001"
     if shown > 0.8 * math.log(INFORMATION_THETA):
         return f"at least {shown:.2g}"
-    return f"{shown:.2g} to {upper:.2g}" if upper > 1.1 * shown + 0.005 else f"{abs(shown):.2g}"
+    return f"{shown:.2g} to {upper:.2g}" if upper > 1.1 * shown + 0.005 else f"{shown:.2g}"
 
 
 def _mean(variances: Floats) -> float:

@@ -36,6 +36,8 @@ from bayes_mbrl.sections.one_step import thinned
 TITLE = "What a plan may return"
 MAX_STATES = 20
 NUM_THETA, NUM_NOISE = 50, 10
+DETECTABLE = (2 / (NUM_THETA - 1)) ** 0.25 / NUM_NOISE**0.5
+"""Epistemic over aleatoric standard deviation, where the epistemic variance is as large as its own standard error."""
 NUM_CANDIDATES = 50
 MAX_PREDICTIONS = 2 * 10**7
 """Of single steps while planning: fewer states are looked at where the planner searches for long."""
@@ -123,7 +125,8 @@ def _method(agent: MPCAgent, planned: list[_Planned], num_steps: int, name: str)
         f"{agent.planner.horizon} steps ahead. The return of each chosen plan was imagined {NUM_THETA * NUM_NOISE} "
         f"times: {NUM_THETA} samples of θ, each held for the whole trajectory (TS∞), with {NUM_NOISE} draws of the "
         "noise. What differs between samples of θ is ignorance, that data could take away; what differs within one is "
-        f"noise. A standard deviation is known within about {1 / math.sqrt(2 * (NUM_THETA - 1)):.0%} of itself."
+        f"noise. A standard deviation is known within about {1 / math.sqrt(2 * (NUM_THETA - 1)):.0%} of itself; an "
+        f"epistemic one below {DETECTABLE:.0%} of the aleatoric cannot be told from 0."
     )
 
 
@@ -133,19 +136,21 @@ def _verdict(planned: list[_Planned]) -> list[str]:
         for part in ("epistemic", "aleatoric")
     )
     mean = VarianceSplit(epistemic.mean().clamp(min=0), aleatoric.mean())
-    most = planned[int(epistemic.argmax())]
-    share = float(mean.epistemic_share)
-    if float(mean.total) == 0:
+    share, deviations = float(mean.epistemic_share), (float(mean.epistemic.sqrt()), float(mean.aleatoric.sqrt()))
+    if not any(deviations):
         return ["The model is certain of what its plans return: neither samples of θ nor the noise make a difference."]
     advice = (
         "more data would make returns easier to foretell" if share > 0.6
         else "more data would change little, since the rest is noise to the model" if share < 0.4
         else "about half of it could go with more data"
     )  # fmt: skip
+    most = planned[int(epistemic.argmax())]
+    least = _deviation(most.parts.variance.epistemic)
+    known = least > 2 * DETECTABLE * _deviation(most.parts.variance.aleatoric)
+    where = f" The model knew least at step {most.step}: {least:.3g}." if known else ""
     return [
         f"Over these states {share:.0%} of the variance of a plan's return is ignorance: {advice}. Standard deviations "
-        f"are {float(mean.epistemic.sqrt()):.3g} (epistemic) and {float(mean.aleatoric.sqrt()):.3g} (aleatoric), in "
-        f"units of reward. The model knew least at step {most.step}: {_deviation(most.parts.variance.epistemic):.3g}."
+        f"are {deviations[0]:.3g} (epistemic) and {deviations[1]:.3g} (aleatoric), in units of reward.{where}"
     ]
 
 
@@ -218,8 +223,9 @@ def _candidates(run: LoadedRun, agent: MPCAgent, planned: list[_Planned], missin
         )
         marks.append(Points(mean[:1], deviations[part][:1], "", color, size=8.0, opacity=1.0))
     note = (
-        f"At step {one.step}, where the model knew least. Each candidate has two dots, one above the other; all met "
-        "the same θ and the same noise. The chosen plan has black rims: a search for the mean return ends far right."
+        f"At step {one.step}, where the model seemed to know least. Each candidate has two dots, one above the other; "
+        "all met the same θ and the same noise. The chosen plan has black rims: a search for the mean return ends far "
+        "right."
     )
     title = "Candidate plans: what they may return"
     return Chart(title, "expected return (reward)", "standard deviation (reward)", marks, note)

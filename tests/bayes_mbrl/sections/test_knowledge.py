@@ -98,7 +98,7 @@ def test_information_of_a_linear_model_is_the_closed_form(transitions: Transitio
 def test_an_open_bracket_of_information_is_said(whole: LoadedRun) -> None:
     moment = sections_knowledge._moments(whole, [])[0]
     for told, words in (
-        ((0.5, 0.51), "0.5"), ((0.5, 0.9), "0.5 to 0.9"), ((3.7, 400.0), "at least 3.7"), ((-0.0, 0.0), "0"),
+        ((0.5, 0.51), "0.5"), ((0.5, 0.9), "0.5 to 0.9"), ((3.7, 400.0), "at least 3.7"), ((-2e-9, 3e-9), "< 0.001"),
         ((math.nan, math.nan), "–"),
     ):  # fmt: skip
         assert sections_knowledge._nats(dataclasses.replace(moment, information=told)) == words

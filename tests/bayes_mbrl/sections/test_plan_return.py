@@ -111,6 +111,7 @@ def test_candidates_and_the_chosen_plan(whole: LoadedRun) -> None:
 def test_one_set_of_parameters_has_no_ignorance(whole: LoadedRun) -> None:
     found = section(_with_theta(whole, 1))
     assert "Over these states 0% of the variance" in found.text[1]
+    assert "knew least" not in found.text[1]
     for _, _, epistemic, aleatoric, _ in found.tables[0].rows:  # what is estimated of nothing
         assert float(epistemic) ** 2 < 5 * math.sqrt(2 / 49) / 10 * float(aleatoric) ** 2
     assert "0" in {row[2] for row in found.tables[0].rows}
