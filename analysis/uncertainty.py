@@ -2,7 +2,7 @@
 
 Source: Depeweg et al., Decomposition of Uncertainty in Bayesian Deep Learning (2018), eq. 10: the law of total
 variance, Var[y] = Var_θ(E[y | θ]) + E_θ(Var[y | θ]). Where we differ: both parts are estimated without the bias that a
-finite number of samples brings.
+finite number of samples brings. NaN among the samples makes the parts NaN: nothing is dropped. In nats: entropy.py.
 Axes: K parameter samples, M noise draws, C candidate plans, S state, N data.
 """
 
