@@ -117,4 +117,6 @@ def fit(
     log_evidence = -0.5 * ((target - design @ mean) ** 2).sum() - num_outputs * (
         log_determinant + num_data * math.log(model.noise_std * math.sqrt(2 * math.pi))
     )
-    return ExactLinearPosterior(mean.to(y.dtype), factor.to(y.dtype)), EvidenceInfo(float(log_evidence))
+    # Contiguous, as one read from a file is: products with draws of another layout would be rounded otherwise.
+    mean, factor = mean.to(y.dtype).contiguous(), factor.to(y.dtype).contiguous()
+    return ExactLinearPosterior(mean, factor), EvidenceInfo(float(log_evidence))
