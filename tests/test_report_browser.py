@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from toy_runs import start
 
 from bayes_mbrl.analysis.charts import Band, Bars, Chart, Heatmap, Line, Points, Rule, Section, Slides, Table
 from bayes_mbrl.analysis.report import Chapter, html_page
+from bayes_mbrl.reporting import write_report
 
 CHROMIUM = shutil.which("chromium-headless-shell") or shutil.which("chromium") or shutil.which("google-chrome")
 if CHROMIUM is None:
@@ -181,6 +183,24 @@ def test_the_slider_changes_what_is_drawn(visit: Visit) -> None:
     assert first[0] != last[0]
     assert chart.locator(".legendtext").all_text_contents() == ["of 0"]
     assert visit.page.locator("figcaption").nth(5).text_content() == "note 0"
+
+
+@pytest.mark.slow
+def test_the_report_of_real_runs(browser: Any, tmp_path: pathlib.Path) -> None:
+    folders = [tmp_path / "<b>one", tmp_path / "two"]
+    start(folders[0], "LinearGaussian-v0", "posterior.num_steps=60", "num_episodes=2")
+    start(folders[1], "ContinuousCartPole-v0", "posterior=ensemble", "num_episodes=2")
+    warnings: list[str] = []
+    path = write_report(folders, warn=warnings.append)
+    for size in SIZES:
+        visit = Visit(browser, path, size)
+        assert (warnings, visit.complaints, visit.requests) == ([], [], [path.as_uri()])
+        drawn = visit.page.evaluate(DRAWN)
+        assert len(drawn) >= 30
+        assert min(drawn) >= 1
+        assert visit.page.evaluate(SMALLEST_TEXT) >= 14
+        assert visit.page.evaluate("document.scrollingElement.scrollWidth <= window.innerWidth")
+        assert visit.page.evaluate(CLIPPED) == []
 
 
 def test_hover_tells_numbers(browser: Any, path: pathlib.Path) -> None:
