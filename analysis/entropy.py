@@ -97,13 +97,13 @@ def split_predictive_entropy(
     mean, std [K, ..., S]; `likelihood` says how ε is distributed, by default N(0, 1). The conditional entropy is
     exact: Σ log std + that of ε, by quadrature. Takes K² · num_draws densities for each number predicted, in blocks of
     bounded memory, in double precision.
-    Raises ValueError when shapes differ, there is no sample, num_draws < 2, a number is not finite or
+    Raises ValueError when shapes differ, nothing is given, num_draws < 2, a number is not finite or
     a std not above 0.
     """
     likelihood = Gaussian() if likelihood is None else likelihood
     _check(mean, std, num_draws)
     num_theta, *shape, num_dims = mean.shape
-    means, stds = (values.reshape(num_theta, -1, num_dims).double() for values in (mean, std))
+    means, stds = (values.reshape(num_theta, math.prod(shape), num_dims).double() for values in (mean, std))
     block = max(1, LARGEST_BLOCK // (num_theta**2 * num_draws * num_dims))
     parts = [
         _information(m, s, likelihood, num_draws, generator)
@@ -124,8 +124,8 @@ def split_entropy(log_density: Tensor) -> EntropySplit:
     The conditional entropy is estimated from the same draws.
     Raises ValueError when the shape is not such, M < 2, or a number is NaN or +inf.
     """
-    if log_density.ndim < 3 or log_density.shape[0] != log_density.shape[1] or len(log_density) == 0:
-        raise ValueError(f"need log_density [K, K, M, ...] with K >= 1, got shape {[*log_density.shape]}")
+    if log_density.ndim < 3 or log_density.shape[0] != log_density.shape[1] or log_density.numel() == 0:
+        raise ValueError(f"need log_density [K, K, M, ...], no axis 0, got shape {[*log_density.shape]}")
     _check_draws(log_density.shape[2])
     if bad := int((log_density.isnan() | (log_density == math.inf)).sum()):
         raise ValueError(f"log_density has NaN or +inf in {bad} of {log_density.numel()} entries")
@@ -198,8 +198,10 @@ def _entropy_of_noise(likelihood: LocationScale) -> float:
 
 
 def _check(mean: Tensor, std: Tensor, num_draws: int) -> None:
-    if mean.shape != std.shape or mean.ndim < 2 or len(mean) == 0:
-        raise ValueError(f"need mean and std of one shape [K, ..., S], K >= 1, got {[*mean.shape]} and {[*std.shape]}")
+    if mean.shape != std.shape or mean.ndim < 2 or mean.numel() == 0:
+        raise ValueError(
+            f"need mean and std of one shape [K, ..., S], none of them 0, got {[*mean.shape]} and {[*std.shape]}"
+        )
     _check_draws(num_draws)
     for name, values in (("mean", mean), ("std", std)):
         if bad := int((~torch.isfinite(values)).sum()):

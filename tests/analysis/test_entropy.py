@@ -106,7 +106,7 @@ def test_linear_regression_has_the_closed_form_information(generator: torch.Gene
     assert bool((split.per_dimension.total - total[:, None]).abs().max() < scatter)
     assert bool((split.joint.mutual_information < 3 * truth + 3 * scatter).all())
     assert bool((split.joint.upper > 3 * truth - 3 * scatter).all())
-    assert bool((truth[1:] > truth[0] + 0.3).all())  # rises off the data
+    assert bool((truth[1:] > truth[0] + 0.15).all())  # rises off the data
 
 
 def test_finite_samples_are_bracketed_and_the_bracket_closes(generator: torch.Generator) -> None:
@@ -162,6 +162,18 @@ def test_same_generator_same_numbers_whatever_the_dtype_and_strides(generator: t
     assert one.joint.total.dtype == torch.float32
     double = split_predictive_entropy(mean.double(), std.double(), generator=torch.Generator().manual_seed(5))
     torch.testing.assert_close(one.per_dimension.total, double.per_dimension.total.float())
+
+
+@pytest.mark.parametrize("shape", [(), (4,), (2, 3)])
+def test_any_shape_between_samples_and_dimensions(shape: tuple[int, ...], generator: torch.Generator) -> None:
+    mean = torch.randn(3, *shape, 2, dtype=torch.float64, generator=generator)
+    split = split_predictive_entropy(mean, torch.ones_like(mean), num_draws=300, generator=generator)
+    assert split.per_dimension.total.shape == (*shape, 2)
+    assert split.joint.upper.shape == split.joint.total_error.shape == shape
+    if shape == (2, 3):
+        alone = split_predictive_entropy(mean[:, 1, 2], torch.ones(3, 2).double(), num_draws=300, generator=generator)
+        error = 2**0.5 * split.joint.total_error[1, 2]
+        assert_within_5_standard_errors(alone.joint.total, error, split.joint.total[1, 2])
 
 
 def test_blocks_of_memory_do_not_change_what_is_estimated(
@@ -273,6 +285,8 @@ def test_wrong_input_is_named(generator: torch.Generator) -> None:
         split_predictive_entropy(good, 0 * good, generator=generator)
     with pytest.raises(ValueError, match=r"one shape \[K, ..., S\]"):
         split_predictive_entropy(good, good[:1], generator=generator)
+    with pytest.raises(ValueError, match=r"none of them 0, got \[3, 0, 2\]"):
+        split_predictive_entropy(good[:, :0], good[:, :0], generator=generator)
     with pytest.raises(ValueError, match="at least 2 draws"):
         split_predictive_entropy(good, good, num_draws=1, generator=generator)
     with pytest.raises(ValueError, match=r"need log_density \[K, K, M, ...\]"):
