@@ -131,14 +131,14 @@ def fit_recalibration(mixture: Mixture, y: ArrayLike, *, num_knots: int = 20) ->
         return unchanged(noise, num_dims, num_held_out=num_data)
     residual = np.clip((y - mixture.mean) / mixture.std, -LARGEST_RESIDUAL, LARGEST_RESIDUAL)
     log_std = np.log(mixture.std)
-    before = _log_density(noise, None, residual, log_std)
+    before = _log_density(noise, _identity(noise, num_dims, 2), residual, log_std)
     after = np.empty_like(before)
     for rest, fold in _folds(num_data):
-        mapping = _fit_map(noise, residual[:, rest], num_knots)
+        mapping = _fit_map(noise, residual[:, rest], log_std[:, rest], num_knots)
         after[fold] = _log_density(noise, mapping, residual[:, fold], log_std[:, fold])
     gain = (after - before).mean(0)
     helps = gain > 2 * (after - before).std(0) / math.sqrt(num_data)
-    fitted = _fit_map(noise, residual, num_knots)
+    fitted = _fit_map(noise, residual, log_std, num_knots)
     return Recalibration(
         MonotoneMap(fitted.x, np.where(helps, fitted.y, fitted.x)), gain=gain, helps=helps, num_held_out=num_data
     )
@@ -152,21 +152,25 @@ def unchanged(noise: SymmetricNoise, num_dims: int, *, num_held_out: int) -> Rec
     )  # fmt: skip
 
 
-def _fit_map(noise: SymmetricNoise, residual: Floats, num_knots: int) -> MonotoneMap:
-    """g ← g ∘ Q until the mixture's quantiles are right; the best of all steps, for each dimension."""
+def _fit_map(noise: SymmetricNoise, residual: Floats, log_std: Floats, num_knots: int) -> MonotoneMap:
+    """g ← g ∘ Q until the mixture's quantiles are right; of all steps the most likely one, for each dimension.
+
+    Where the means alone spread too much, further steps would make of the mixture a comb.
+    """
     num_components, num_data, num_dims = residual.shape
     count = max(2, min(num_knots, num_data // _ROWS_A_KNOT))
-    mapping = _identity(noise, num_dims, count)
-    probability, inner = _probabilities(count), slice(1, -1)
-    best, least = mapping, np.full(num_dims, np.inf)
-    for _ in range(2 if num_components == 1 else 1 + _MAX_STEPS):
-        scores = _noise_scores(noise, mapping, residual)
-        got = np.quantile(scores, probability, axis=0, method="hazen")
-        error = np.abs(got - mapping.x[inner]).mean(0)
-        better = error <= least + 1e-9  # of steps that are equally good the last: outcomes that are all alike
-        best, least = MonotoneMap(mapping.x, np.where(better, mapping.y, best.y)), np.minimum(error, least)
-        steps = np.concatenate([_tail(noise, scores, mapping.x, got, -1), got, _tail(noise, scores, mapping.x, got, 1)])
-        mapping = MonotoneMap(mapping.x, _pulled_apart(mapping.x, mapping(torch.from_numpy(steps)).numpy()))
+    mapping = best = _identity(noise, num_dims, count)
+    most = np.full(num_dims, -np.inf)
+    for step in range(2 if num_components == 1 else 1 + _MAX_STEPS):
+        if step:
+            scores = _noise_scores(noise, mapping, residual)
+            got = np.quantile(scores, _probabilities(count), axis=0, method="hazen")
+            ends = (_tail(noise, scores, mapping.x, got, side) for side in (-1, 1))
+            moved = mapping(torch.from_numpy(np.insert(np.stack([*ends]), [1], got, axis=0))).numpy()
+            mapping = MonotoneMap(mapping.x, _pulled_apart(mapping.x, moved))
+        likely = _log_density(noise, mapping, residual, log_std).mean(0)
+        best = MonotoneMap(mapping.x, np.where(likely > most, mapping.y, best.y))
+        most = np.maximum(likely, most)
     return best
 
 
@@ -177,10 +181,8 @@ def _noise_scores(noise: SymmetricNoise, mapping: MonotoneMap, residual: Floats)
     return noise.quantile(np.minimum(below, 0.0), np.minimum(above, 0.0))
 
 
-def _log_density(noise: SymmetricNoise, mapping: MonotoneMap | None, residual: Floats, log_std: Floats) -> Floats:
+def _log_density(noise: SymmetricNoise, mapping: MonotoneMap, residual: Floats, log_std: Floats) -> Floats:
     """Of the mixture, each dimension by itself [N, S]."""
-    if mapping is None:
-        return _log_mean_exp(noise.log_density(residual) - log_std)
     values = torch.from_numpy(residual)
     inner, log_slope = mapping.inverse(values).numpy(), mapping.log_slope_at_inverse(values).numpy()
     return _log_mean_exp(noise.log_density(inner) - log_slope - log_std)
@@ -194,12 +196,12 @@ def _identity(noise: SymmetricNoise, num_dims: int, count: int) -> MonotoneMap:
 
 
 def _tail(noise: SymmetricNoise, scores: Floats, x: Floats, quantiles: Floats, side: int) -> Floats:
-    """Where Q sends the last knot of a side [1, S]: its slope out there is that of the mean excesses."""
+    """Where Q sends the last knot of a side [S]: its slope out there is that of the mean excesses."""
     knot, quantile = (x[-2], quantiles[-1]) if side > 0 else (x[1], quantiles[0])
     excess = np.maximum(side * (scores - quantile), 0.0)
     got = excess.sum(0) / np.maximum((excess > 0).sum(0), 1)
     below, first, _ = noise.partial_moments(-np.abs(knot))
-    return np.asarray(quantile + side * got / (-first / below - np.abs(knot)), dtype=np.float64)[None]
+    return np.asarray(quantile + side * got / (-first / below - np.abs(knot)), dtype=np.float64)
 
 
 def _pulled_apart(x: Floats, y: Floats) -> Floats:
