@@ -191,7 +191,8 @@ def _judgement(moment: _Moment) -> str:
 def _over_episodes(moments: list[_Moment]) -> Chart:
     trained = [moment for moment in moments if moment.label != EVALUATION]
     x = [float(moment.label) for moment in trained]
-    places = np.array([*x, x[-1] + 1 if x else 0.0][: len(moments)])
+    beyond = x[-1] + math.ceil(0.06 * (x[-1] - x[0]) + 0.5) if x else 0.0  # seen apart from the last
+    places = np.array([*x, beyond][: len(moments)])
     marks: list[Mark] = []
     for label, color in (("epistemic", EPISTEMIC), ("aleatoric", ALEATORIC), ("error", REAL)):
         y = np.array([math.sqrt(_mean(getattr(moment, label))) for moment in moments])

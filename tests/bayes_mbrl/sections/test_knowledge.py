@@ -12,7 +12,7 @@ import torch
 import toy_environments  # noqa: F401 (registers them)
 from toy_runs import start
 
-from bayes_mbrl.analysis.charts import Chart, Line, Section, Slides
+from bayes_mbrl.analysis.charts import Chart, Line, Points, Section, Slides
 from bayes_mbrl.data import Transitions
 from bayes_mbrl.dynamics.known import KnownDynamics, Nothing
 from bayes_mbrl.dynamics.linear import LinearDynamics
@@ -112,6 +112,11 @@ def test_a_whole_run(whole: LoadedRun) -> None:
         *(f"s[{i}] imagined and real" for i in range(3)),
     ]  # fmt: skip
     assert list(_slides(found, "Along the real trajectory").labels) == ["1", "2", "3", "evaluation"]
+    overview = found.figures[0]
+    assert isinstance(overview, Chart)
+    dots = next(mark for mark in overview.marks if isinstance(mark, Points))
+    assert dots.x.tolist() == [1, 2, 3, 4]
+    assert _line(overview, "real error").x.tolist() == [1, 2, 3]
     rows = found.tables[0].rows
     assert [row[1] for row in rows] == ["50", "100", "150", "200"]  # no posterior had seen the episode it is tried on
     assert float(rows[-1][2]) < 0.8 * float(rows[0][2])
