@@ -28,7 +28,7 @@ from bayes_mbrl.sections.calibration_by_horizon import LEVELS, many_steps
 from bayes_mbrl.sections.calibration_rows import NUM_THETA, Rows, random_episodes, rows_of, scale_of
 
 TITLE = "Calibration"
-MAX_SCORED, NUM_DRAWS = 400, 200
+MAX_SCORED, NUM_DRAWS = 250, 150
 """Rows that are scored by draws, and draws for each."""
 MAX_DIMENSIONS = 6
 """Shown one by one: those whose 90 % intervals are furthest from holding 90 %."""
