@@ -84,6 +84,19 @@ def posterior_tree(
     return tree
 
 
+def pit_tree(pit: Arrays) -> xarray.DataTree:
+    """Ranks of simulation-based calibration, {name: [R, ...]} in (0, 1), for `arviz_plots.plot_ecdf_pit`.
+
+    They are in the group prior_sbc, the R replicates along `draw`. Raises ValueError where R differs.
+    """
+    arrays = {name: _numpy(values) for name, values in pit.items()}
+    lengths = {name: array.shape[:1] for name, array in arrays.items()}
+    if len(set(lengths.values())) != 1 or () in lengths.values():
+        raise ValueError(f"need pit [R, ...] with the same number of replicates, got {lengths}")
+    tree: xarray.DataTree = arviz_base.from_dict({"prior_sbc": {name: a[np.newaxis] for name, a in arrays.items()}})
+    return tree
+
+
 def save_tree(tree: xarray.DataTree, path: pathlib.Path) -> None:
     """Write the tree as netCDF, whole or not at all. A person reads it by `arviz.from_netcdf`."""
     with atomic_file(path) as temporary:

@@ -150,12 +150,12 @@ def _width(builder: Builder) -> str:
 def _write(
     run: LoadedRun, out: pathlib.Path, verdicts: Sequence[Verdict], charts: dict[str, Chart]
 ) -> list[pathlib.Path]:
-    """Pictures by name, the verdicts as JSON, the tree; what an earlier diagnosis left under other names stays."""
+    """Pictures by name, the verdicts as JSON (what is not finite as null), the tree; other files stay."""
     paths = []
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         rows = [
-            {**dataclasses.asdict(verdict), "value": None if math.isnan(verdict.value) else verdict.value}
+            {**dataclasses.asdict(verdict), "value": verdict.value if math.isfinite(verdict.value) else None}
             for verdict in verdicts
         ]
         paths.append(out / "verdicts.json")

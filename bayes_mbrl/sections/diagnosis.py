@@ -29,13 +29,15 @@ from bayes_mbrl.analysis.predictive_fit import (
     variational_k_hat,
 )
 from bayes_mbrl.arviz_export import ThetaDraws, draws_for_diagnosis, evenly, off_distribution, off_words
-from bayes_mbrl.inference.base import Posterior, Theta, log_prior
+from bayes_mbrl.inference.base import Posterior, Theta, log_prior, parameter_shapes
 from bayes_mbrl.inference.draws import DrawsPosterior
 from bayes_mbrl.loaded_run import Knowledge, LoadedRun
 
 TITLE = "Did inference converge?"
 NUM_POINTS = 20
 """Transitions at which functions are looked at, and as many points off their distribution."""
+MAX_FUNCTIONS = 400
+"""Function values whose chains are compared; of more, as many are taken evenly."""
 MAX_DRAWS = 2_000
 """Of the draws that chains have stored."""
 NUM_DRAWS = 200
@@ -45,8 +47,9 @@ MAX_TRANSITIONS = 500
 MAX_LOO_DRAWS = 400
 MAX_WEIGHTS = 200
 """Whose R-hat is shown beside that of the functions."""
-_MAX_RATIOS = 2e7
-"""Draws times data for k̂, which needs the likelihood of all data."""
+_MAX_COST = 3e10
+"""Draws times data times entries of θ for k̂, which needs the likelihood of all data."""
+_MIN_RATIOS = 50
 _CHUNK = 2**18
 """Draws times data that are predicted at once."""
 _HEAT = 0.1
@@ -143,7 +146,7 @@ def _trace(losses: Tensor | None, figures: dict[str, Chart], missing: list[str])
 
 
 def _function_values(run: LoadedRun, final: Knowledge, theta: Theta) -> Tensor:
-    """mean and std of s' at transitions and off their distribution: [K, Q]."""
+    """mean and std of s' at transitions and off their distribution: [K, Q], at most `MAX_FUNCTIONS` of them."""
     assert run.transitions is not None
     fitted = run.transitions[: final.num_fitted]
     chosen = fitted[evenly(len(fitted), NUM_POINTS)]
@@ -160,7 +163,8 @@ def _function_values(run: LoadedRun, final: Knowledge, theta: Theta) -> Tensor:
         mean, std = final.dynamics.predict(part, states.expand(size, *states.shape), actions)
         width = final.dynamics.state_dim
         parts.append(torch.cat([mean[..., :width].flatten(1), std[..., :width].flatten(1)], 1).clone())
-    return torch.cat(parts)
+    values = torch.cat(parts)
+    return values[:, evenly(values.shape[1], MAX_FUNCTIONS)]
 
 
 def _chains(draws: ThetaDraws, functions: Tensor, figures: dict[str, Chart]) -> list[Verdict]:
@@ -224,7 +228,13 @@ def _k_hat(run: LoadedRun, final: Knowledge) -> list[Verdict]:
     assert run.transitions is not None
     model = final.dynamics.model
     x, y = final.dynamics.regression_data(run.transitions[: final.num_fitted])
-    num_draws = int(min(1000, max(100, _MAX_RATIOS // len(x))))
+    name = "PSIS k̂ of q"
+    num_entries = sum(shape.numel() for shape in parameter_shapes(model).values())
+    num_draws = int(min(1000, _MAX_COST // (len(x) * num_entries)))
+    if num_draws < _MIN_RATIOS:
+        text = f"not computed: too costly with {len(x):,} transitions and {num_entries:,} weights"
+        known = final.posterior.log_density(final.posterior.sample(1, generator=run.generator("diagnosis k-hat")))
+        return [] if known is None else [Verdict(name, math.nan, text, "note")]
     theta = final.posterior.sample(num_draws, generator=run.generator("diagnosis k-hat"))
     log_q = final.posterior.log_density(theta)
     if log_q is None:
@@ -234,7 +244,6 @@ def _k_hat(run: LoadedRun, final: Knowledge) -> list[Verdict]:
         log_joint = log_joint + model.log_likelihood(theta, x[rows], y[rows]).double().sum(-1)
     sound = log_joint.isfinite() & log_q.isfinite()
     num_parameters = sum(int((values != values[:1]).any(0).sum()) for values in theta.values())
-    name = "PSIS k̂ of q"
     if not bool(sound.all()):
         text = f"the log joint is NaN or infinite at {int((~sound).sum())} of {num_draws} draws of q"
         return [Verdict(name, math.nan, text, "bad")]

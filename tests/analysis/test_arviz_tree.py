@@ -14,7 +14,7 @@ import xarray
 from matplotlib import pyplot
 
 from bayes_mbrl.analysis import arviz_tree
-from bayes_mbrl.analysis.arviz_tree import load_tree, posterior_tree, save_tree
+from bayes_mbrl.analysis.arviz_tree import load_tree, pit_tree, posterior_tree, save_tree
 
 K, N, S, A = 200, 7, 3, 2
 STATE_NAMES = ["cos", "sin", "speed"]
@@ -173,6 +173,20 @@ def test_arviz_plots_the_tree(chains: xarray.DataTree, tmp_path: pathlib.Path, n
     picture.savefig(tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 1_000
     pyplot.close("all")
+
+
+def test_arviz_plots_ranks_of_simulation_based_calibration(tmp_path: pathlib.Path) -> None:
+    pit = np.random.default_rng(0).random((80, 3))
+    tree = pit_tree({"f": pit, "sigma": torch.from_numpy(pit)})
+    np.testing.assert_array_equal(tree["prior_sbc"]["f"].values[0], pit)
+    state = np.random.get_state()  # noqa: NPY002
+    picture = arviz_plots.plot_ecdf_pit(tree, var_names=["f"], backend="matplotlib")
+    np.random.set_state(state)  # noqa: NPY002
+    picture.savefig(tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").stat().st_size > 1_000
+    pyplot.close("all")
+    with pytest.raises(ValueError, match="same number of replicates"):
+        pit_tree({"f": pit, "sigma": pit[:5]})
 
 
 def test_a_drawn_number_is_the_trees(tree: xarray.DataTree) -> None:

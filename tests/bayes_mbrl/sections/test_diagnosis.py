@@ -15,6 +15,7 @@ from bayes_mbrl.inference.base import Posterior
 from bayes_mbrl.inference.draws import DrawsPosterior
 from bayes_mbrl.inference.exact_linear import ExactLinearPosterior
 from bayes_mbrl.loaded_run import LoadedRun, open_run
+from bayes_mbrl.sections import diagnosis
 from bayes_mbrl.sections.diagnosis import TITLE, diagnose, section
 
 CHAINS, DRAWS = 4, 250
@@ -77,6 +78,13 @@ def test_a_posterior_that_is_far_too_narrow(linear: LoadedRun) -> None:
     severity, text = verdicts(changed(linear, narrow))["PSIS k̂ of q"]
     assert severity == "bad"
     assert "q is not close to it" in text
+
+
+def test_ratios_that_cost_too_much_are_left_out(linear: LoadedRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(diagnosis, "_MAX_COST", 1e5)
+    severity, text = verdicts(linear)["PSIS k̂ of q"]
+    assert severity == "note"
+    assert text == "not computed: too costly with 150 transitions and 18 weights"
 
 
 def test_the_weight_of_the_kl_is_said(linear: LoadedRun) -> None:
