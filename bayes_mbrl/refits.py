@@ -94,7 +94,9 @@ def k_fold_regression(
 def k_fold_of_run(
     builder: Builder, transitions: Transitions, folds: Sequence[NDArray[np.int64]], *, seed: int, progress: Progress
 ) -> KFold:
-    """K-fold of the family that `builder` is configured for; densities in the environment's units."""
+    """K-fold of the family that `builder` is configured for, recalibrated if so configured; densities in the
+    environment's units.
+    """
     done, started = 0, time.monotonic()
 
     def predict(rest: Tensor, held_out: Tensor, generator: torch.Generator) -> Tensor:
@@ -102,7 +104,7 @@ def k_fold_of_run(
         train = transitions[rest]
         posterior, info = builder.fit(train, None, generator=generator)
         theta = _theta(posterior, info, NUM_DRAWS, generator)
-        log_likelihood = builder.dynamics(train).log_likelihood(theta, transitions[held_out])
+        log_likelihood = builder.learned_dynamics(train, posterior).log_likelihood(theta, transitions[held_out])
         done += 1
         seconds = (time.monotonic() - started) / done
         progress(

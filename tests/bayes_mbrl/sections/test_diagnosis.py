@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import pathlib
+import re
 from collections.abc import Iterator, Mapping
 
 import pytest
@@ -10,13 +11,13 @@ import torch
 from torch import Tensor
 from toy_runs import start
 
+from bayes_mbrl import posterior_diagnosis
 from bayes_mbrl.config import Component
 from bayes_mbrl.inference.base import Posterior
 from bayes_mbrl.inference.draws import DrawsPosterior
 from bayes_mbrl.inference.exact_linear import ExactLinearPosterior
 from bayes_mbrl.loaded_run import LoadedRun, open_run
-from bayes_mbrl.sections import diagnosis
-from bayes_mbrl.sections.diagnosis import TITLE, diagnose, section
+from bayes_mbrl.sections.diagnosis import TITLE, diagnose, learned_from, section
 
 CHAINS, DRAWS = 4, 250
 
@@ -81,10 +82,10 @@ def test_a_posterior_that_is_far_too_narrow(linear: LoadedRun) -> None:
 
 
 def test_ratios_that_cost_too_much_are_left_out(linear: LoadedRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(diagnosis, "_MAX_COST", 1e5)
+    monkeypatch.setattr(posterior_diagnosis, "_MAX_COST", 1e5)
     severity, text = verdicts(linear)["PSIS k̂ of q"]
     assert severity == "note"
-    assert text == "not computed: too costly with 150 transitions and 18 weights"
+    assert text == "not computed: too costly with 150 data and 18 weights"
 
 
 def test_the_weight_of_the_kl_is_said(linear: LoadedRun) -> None:
@@ -106,6 +107,28 @@ def test_chains_that_agree(linear: LoadedRun) -> None:
     ]  # fmt: skip
     assert len(shown.tables[0].rows) == len(found)
     assert any("off their distribution" in text for text in shown.text)
+
+
+def test_the_score_is_in_the_environments_units(linear: LoadedRun) -> None:
+    """As the K-fold's: standardised targets would shift it by Σ log std a transition."""
+    assert linear.final is not None
+    assert linear.transitions is not None
+    theta = linear.final.posterior.sample(400, generator=torch.Generator().manual_seed(0))
+    log_likelihood = linear.final.dynamics.log_likelihood(theta, linear.transitions)
+    in_sample = float((torch.logsumexp(log_likelihood, 0) - math.log(400)).sum())
+    found = re.search(r"elpd (-?[\d.]+) ±", verdicts(linear)["PSIS-LOO"][1])
+    assert found is not None
+    assert in_sample - 60 < float(found[1]) < in_sample + 5
+
+
+def test_what_a_recalibration_held_out_was_not_fitted(tmp_path: pathlib.Path) -> None:
+    more = ("dynamics=linear", "posterior=exact-linear", "recalibration=quantile", "num_episodes=3")
+    start(tmp_path / "run", "LinearGaussian-v0", *more, "num_evaluation_episodes=0")
+    with open_run(tmp_path / "run") as run:
+        assert run.builder is not None
+        assert run.transitions is not None
+        assert len(learned_from(run.builder, run.transitions)) < len(run.transitions)
+        assert verdicts(run)["PSIS k̂ of q"][0] == "good"  # against the others it would not be
 
 
 def test_chains_that_do_not_agree(linear: LoadedRun) -> None:
