@@ -97,6 +97,8 @@ def test_draws_have_the_moments_and_the_joint_components() -> None:
     draws = Mixture(mean, np.ones_like(mean)).sample(4000, generator=generator)[:, 0]
     assert abs(((draws[:, 0] > 5) == (draws[:, 1] > 50)).mean() - 1) < 1e-9
     assert abs((draws[:, 0] > 5).mean() - 0.5) < 5 * 0.5 / math.sqrt(4000)
+    two = Mixture(mean.repeat(2, axis=1), np.ones((2, 2, 2))).sample(4000, generator=generator)[..., 0] > 5
+    assert abs((two[:, 0] == two[:, 1]).mean() - 0.5) < 5 * 0.5 / math.sqrt(4000)  # each datum its own component
     total = Mixture(mean, np.ones_like(mean)).total_std()[0]
     np.testing.assert_allclose(total, np.sqrt([26.0, 2501.0]))
     np.testing.assert_allclose(draws.std(0), total, rtol=0.05)
