@@ -90,6 +90,11 @@ class Transitions:
             raise ValueError(f"{path} is not a complete file of transitions: {error}") from error
 
 
+def evenly_spaced(num_rows: int, at_most: int) -> Tensor:
+    """Up to `at_most` of the rows 0..num_rows − 1, evenly spaced, the first and the last among them: [n] int64."""
+    return torch.linspace(0, num_rows - 1, min(num_rows, at_most)).round().long()
+
+
 def split_by_episode(transitions: Transitions, held_out_every: int) -> tuple[Transitions, Transitions]:
     """(training, held-out): every `held_out_every`-th episode is held out whole, the first one never.
 

@@ -8,7 +8,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from bayes_mbrl.data import Transitions
+from bayes_mbrl.data import Transitions, evenly_spaced
 from bayes_mbrl.dynamics.base import Dynamics
 from bayes_mbrl.inference.base import Posterior
 
@@ -49,7 +49,7 @@ def lookahead(
     starts = windows(transitions, horizon)
     if len(starts) == 0:
         raise ValueError(f"need an episode of at least {horizon} steps, the longest has {longest_episode(transitions)}")
-    starts = starts[torch.linspace(0, len(starts) - 1, min(max_windows, len(starts))).round().long()]
+    starts = starts[evenly_spaced(len(starts), max_windows)]
     rows = starts[:, None] + torch.arange(horizon)
     actions = transitions.action[rows]
     theta = posterior.sample(num_theta, generator=generator)

@@ -23,7 +23,7 @@ from bayes_mbrl.analysis.charts import (
     Slides,
     Table,
 )
-from bayes_mbrl.data import Transitions
+from bayes_mbrl.data import Transitions, evenly_spaced
 from bayes_mbrl.loaded_run import Knowledge, LoadedRun
 from bayes_mbrl.sections.fans import ImaginedFan, fan_slides, imagine_fan
 from bayes_mbrl.sections.one_step import (
@@ -33,7 +33,6 @@ from bayes_mbrl.sections.one_step import (
     change_scale,
     information,
     predict_one_step,
-    thinned,
 )
 
 TITLE = "What the model knew at each episode"
@@ -102,7 +101,7 @@ def _moments(run: LoadedRun, missing: list[str]) -> list[_Moment]:
     scale = change_scale(run.transitions)
     numbers = [number for number in run.episodes if number - 1 in run.snapshots]
     moments = []
-    for i in thinned(len(numbers), MAX_EPISODES - 1) if numbers else []:
+    for i in evenly_spaced(len(numbers), MAX_EPISODES - 1).tolist():
         knowledge = run.knowledge_before(numbers[i])
         if knowledge is None:
             missing.append(f"The posterior before episode {numbers[i]} cannot be read: the episode is left out.")
@@ -125,7 +124,7 @@ def _moments(run: LoadedRun, missing: list[str]) -> list[_Moment]:
 
 
 def _moment(run: LoadedRun, label: str, knowledge: Knowledge, episode: Transitions, scale: torch.Tensor) -> _Moment:
-    rows = torch.tensor(thinned(len(episode), MAX_STEPS))
+    rows = evenly_spaced(len(episode), MAX_STEPS)
     some, generator = episode[rows], run.generator(f"knowledge, episode {label}")
     one = predict_one_step(knowledge, some.state, some.action, scale, generator=generator)
     error = ((one.mean - some.next_state) / scale).square().mean(-1)

@@ -13,10 +13,11 @@ from torch import Tensor
 from bayes_mbrl.analysis.charts import BLUE, GREEN, VERMILLION, Chart, Line, Mark, Table
 from bayes_mbrl.analysis.error_growth import error_growth, fit_growth, grouped_mean, growth_chart
 from bayes_mbrl.analysis.uncertainty import mixture_log_likelihood
-from bayes_mbrl.data import Transitions
-from bayes_mbrl.dynamics.standardise import Standardiser, negligible_std
+from bayes_mbrl.data import Transitions, evenly_spaced
+from bayes_mbrl.dynamics.standardise import Standardiser
 from bayes_mbrl.loaded_run import Knowledge, LoadedRun
 from bayes_mbrl.lookahead import longest_episode, lookahead
+from bayes_mbrl.sections.one_step import change_scale
 
 MAX_TRANSITIONS = 2000
 """Of each policy; more are thinned evenly."""
@@ -45,7 +46,7 @@ def one_step(run: LoadedRun, fresh: Transitions | None, missing: list[str]) -> P
     """The model's one-step error under the states of each policy."""
     assert run.final is not None
     assert run.transitions is not None
-    scale = _target_scale(run.transitions[: run.final.num_fitted])
+    scale = change_scale(run.transitions[: run.final.num_fitted])
     generator = run.generator("model error")
     first, next_episode = run.knowledge_after(run.episodes[0]), run.episodes[1:2]
     if first is None:
@@ -112,7 +113,7 @@ def _repair(found: dict[tuple[str, str], _Error]) -> str:
 def _model_error(
     knowledge: Knowledge, transitions: Transitions, scale: Tensor, generator: torch.Generator, at_most: int
 ) -> _Error:
-    rows = transitions[thinned(len(transitions), at_most)]
+    rows = transitions[evenly_spaced(len(transitions), at_most)]
     theta = knowledge.posterior.sample(NUM_THETA, generator=generator)
     dynamics, squares, scores = knowledge.dynamics, [], []
     for start in range(0, len(rows), 250):
@@ -131,7 +132,7 @@ def _error_by_episode(
 ) -> Chart | None:
     """RMSE of the posterior after each kept episode, under the states of both policies and in the episode after it."""
     kept = list(run.snapshots)
-    kept = [kept[int(i)] for i in thinned(len(kept), MAX_SNAPSHOTS)]
+    kept = [kept[int(i)] for i in evenly_spaced(len(kept), MAX_SNAPSHOTS)]
     lines: dict[str, list[float]] = {name: [] for name in ("base policy", "learned policy", "the next episode")}
     for number in kept:
         knowledge = run.knowledge_after(number)
@@ -204,12 +205,6 @@ def growth(run: LoadedRun, missing: list[str]) -> Part:
     return text, charts, [Table(columns, rows, "How the error grows (± 1 standard error)")]
 
 
-def _target_scale(transitions: Transitions) -> Tensor:
-    """Std of Δs [S], the unit of the errors, the same for all posteriors of a run."""
-    change = transitions.next_state - transitions.state
-    return Standardiser.fitted(change, constant_std=negligible_std(transitions.state)).std
-
-
 def unbroken(transitions: Transitions) -> Transitions:
     """The same rows; where rows were left out in the middle of an episode, another episode begins."""
     breaks = torch.ones(len(transitions), dtype=torch.bool)
@@ -223,11 +218,6 @@ def plus_minus(value: float, standard_error: float, digits: int = 3) -> str:
     known = 0.0 if standard_error < 1e-9 * abs(value) else standard_error
     spread = "" if math.isnan(standard_error) else f" ± {known:.2g}"
     return f"{value:.{digits}g}{spread}"
-
-
-def thinned(num_rows: int, at_most: int) -> Tensor:
-    """Evenly spaced rows, all of them where they are few."""
-    return torch.linspace(0, num_rows - 1, min(num_rows, at_most)).round().long()
 
 
 def _of(num_rows: int, num_all: int) -> str:

@@ -7,13 +7,12 @@ Axes: N transitions, K parameter samples, S state, A action.
 import dataclasses
 import math
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from bayes_mbrl.analysis.entropy import split_predictive_entropy
 from bayes_mbrl.analysis.uncertainty import split_predictive_variance
-from bayes_mbrl.data import Transitions
+from bayes_mbrl.data import Transitions, evenly_spaced
 from bayes_mbrl.dynamics.standardise import Standardiser, negligible_std
 from bayes_mbrl.loaded_run import Knowledge
 
@@ -66,7 +65,7 @@ def information(
     """Mutual information of the next state and θ, in nats, the mean over at most `INFORMATION_ROWS` of the rows: what
     `INFORMATION_THETA` samples show, and an upper bound; NaN where no prediction is finite. See `analysis/entropy.py`.
     """
-    dynamics, rows = knowledge.dynamics, torch.tensor(thinned(len(states), INFORMATION_ROWS))
+    dynamics, rows = knowledge.dynamics, evenly_spaced(len(states), INFORMATION_ROWS)
     theta = knowledge.posterior.sample(INFORMATION_THETA, generator=generator)
     predicted = dynamics.predict(theta, states[rows].expand(INFORMATION_THETA, -1, -1), actions[rows])
     mean, std = (values[..., : dynamics.state_dim].double() for values in predicted)
@@ -77,8 +76,3 @@ def information(
         mean[:, sound], std[:, sound], likelihood=dynamics.likelihood, num_draws=INFORMATION_DRAWS, generator=generator
     )
     return float(split.joint.mutual_information.mean()), float(split.joint.upper.mean())
-
-
-def thinned(num_rows: int, at_most: int) -> list[int]:
-    """Evenly spaced rows, all of them where they are few."""
-    return [round(i) for i in np.linspace(0, num_rows - 1, min(num_rows, at_most)).tolist()]

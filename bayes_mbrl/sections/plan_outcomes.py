@@ -12,10 +12,10 @@ from torch import Tensor
 
 from bayes_mbrl.algorithms.mpc import MPCAgent
 from bayes_mbrl.analysis.uncertainty import split_return_variance
-from bayes_mbrl.data import Transitions
+from bayes_mbrl.data import Transitions, evenly_spaced
 from bayes_mbrl.plan_returns import plan_returns
 from bayes_mbrl.planners.base import search
-from bayes_mbrl.sections.model_error import thinned, unbroken
+from bayes_mbrl.sections.model_error import unbroken
 
 NUM_THETA, NUM_NOISE = 50, 2
 WARM_UP = 2
@@ -61,7 +61,7 @@ def outcomes(
     first, steps, since = _windows(transitions, horizon)
     if len(first) == 0:
         return None
-    chosen = thinned(len(first), num_states)
+    chosen = evenly_spaced(len(first), num_states)
     first, steps, since = first[chosen], steps[chosen], since[chosen]
     rows = []
     with torch.no_grad():

@@ -27,11 +27,10 @@ from bayes_mbrl.analysis.charts import (
     Table,
 )
 from bayes_mbrl.analysis.uncertainty import VarianceSplit
-from bayes_mbrl.data import Transitions
+from bayes_mbrl.data import Transitions, evenly_spaced
 from bayes_mbrl.loaded_run import LoadedRun
 from bayes_mbrl.plan_returns import PlanReturnSplit, split_plan_returns
 from bayes_mbrl.planners.base import search
-from bayes_mbrl.sections.one_step import thinned
 
 TITLE = "What a plan may return"
 MAX_STATES = 20
@@ -102,7 +101,7 @@ def _plan(run: LoadedRun, agent: MPCAgent, episode: Transitions) -> list[_Planne
     predictions = planner.num_iterations * num_candidates * planner.horizon * agent.num_theta * agent.num_noise
     at_most = min(MAX_STATES, max(2, MAX_PREDICTIONS // predictions))
     planned = []
-    for step in thinned(len(episode), at_most):
+    for step in evenly_spaced(len(episode), at_most).tolist():
         state = episode.state[step]
         score = functools.partial(agent.score, observation=state, generator=generator)
         with torch.no_grad():
@@ -193,7 +192,7 @@ def _candidates(run: LoadedRun, agent: MPCAgent, planned: list[_Planned], missin
     one = max(planned, key=lambda p: float(p.parts.variance.epistemic[-1, 0]))
     generator = run.generator("candidate plans")
     asked = agent.planner.ask(agent.planner.init(), generator=generator)
-    plans = torch.cat([one.plan[None], asked[thinned(len(asked), NUM_CANDIDATES)]])
+    plans = torch.cat([one.plan[None], asked[evenly_spaced(len(asked), NUM_CANDIDATES)]])
     parts = _split(agent, plans, one.state, generator)
     sound = ~parts.diverged.any(0)
     if not bool(sound[0]):
@@ -233,7 +232,7 @@ def _candidates(run: LoadedRun, agent: MPCAgent, planned: list[_Planned], missin
 
 def _table(planned: list[_Planned]) -> Table:
     rows = []
-    for i in thinned(len(planned), MAX_ROWS):
+    for i in evenly_spaced(len(planned), MAX_ROWS).tolist():
         parts = planned[i].parts
         rows.append(
             (

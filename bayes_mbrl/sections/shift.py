@@ -14,10 +14,10 @@ from torch import Tensor
 from bayes_mbrl.algorithms.episode import run_episode
 from bayes_mbrl.analysis.charts import Section, Table
 from bayes_mbrl.analysis.shift import Distance, ShiftTest, energy_distance, marginal_chart, null_chart, shift_test
-from bayes_mbrl.data import Transitions
+from bayes_mbrl.data import Transitions, evenly_spaced
 from bayes_mbrl.environments.adapter import EnvironmentFault
 from bayes_mbrl.loaded_run import LoadedRun
-from bayes_mbrl.sections.model_error import Part, growth, one_step, thinned
+from bayes_mbrl.sections.model_error import Part, growth, one_step
 from bayes_mbrl.seeding import stream_seed
 
 FRESH_EPISODES, FRESH_STEPS, FRESH_SECONDS = 8, 4000, 15.0
@@ -174,7 +174,7 @@ def _quantile(test: ShiftTest) -> float:
 
 def _most_shifted(x: Tensor, y: Tensor) -> list[int]:
     """Dimensions by the energy distance between their marginals, largest first."""
-    x, y = (values[thinned(len(values), 500)] for values in (x, y))
+    x, y = (values[evenly_spaced(len(values), 500)] for values in (x, y))
     distances = [energy_distance(x[:, [i]], y[:, [i]]) for i in range(x.shape[1])]
     return sorted(range(x.shape[1]), key=lambda i: -distances[i])
 

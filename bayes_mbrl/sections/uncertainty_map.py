@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bayes_mbrl.analysis.charts import BLACK, Chart, Floats, Heatmap, Mark, Points, Section, Slides
-from bayes_mbrl.data import Transitions
+from bayes_mbrl.data import Transitions, evenly_spaced
 from bayes_mbrl.loaded_run import Knowledge, LoadedRun
-from bayes_mbrl.sections.one_step import NUM_THETA, UNIT, change_scale, predict_one_step, thinned
+from bayes_mbrl.sections.one_step import NUM_THETA, UNIT, change_scale, predict_one_step
 
 TITLE = "Where in the state space"
 NUM_CELLS = 25
@@ -63,7 +63,7 @@ def section(run: LoadedRun, dimensions: tuple[int, int] | None = None) -> Sectio
         )
     if num_dims < 2:
         return Section(TITLE, missing=("The state has one dimension, and a map needs two.",))
-    seen = run.transitions[torch.tensor(thinned(len(run.transitions), MAX_STATES))]
+    seen = run.transitions[evenly_spaced(len(run.transitions), MAX_STATES)]
     i, j = dimensions or _most_explored(seen.state)
     grid, action = _grid(seen.state, i, j), seen.action.median(0).values
     missing: list[str] = []
@@ -134,7 +134,7 @@ def _maps(
 
 
 def _some(count: int) -> list[int]:
-    return thinned(count, MAX_SNAPSHOTS - 1) if count else []
+    return evenly_spaced(count, MAX_SNAPSHOTS - 1).tolist()
 
 
 def _method(run: LoadedRun, seen: Transitions, grid: _Grid, action: Tensor, chosen: bool) -> str:
@@ -186,7 +186,7 @@ def _slides(
     charts, labels = [], []
     for (label, knowledge, _), values in zip(maps, logs, strict=True):
         dots = transitions.state[: knowledge.num_fitted].double().numpy()
-        dots = dots[thinned(len(dots), MAX_DOTS)] if len(dots) else dots
+        dots = dots[evenly_spaced(len(dots), MAX_DOTS).numpy()]
         marks: list[Mark] = [
             Heatmap(grid.x, grid.y, values, f"log10 {part} ({UNIT})", limits),
             Points(dots[:, grid.i], dots[:, grid.j], "visited", BLACK, size=4.5, opacity=1.0),

@@ -13,7 +13,7 @@ import toy_environments  # noqa: F401 (registers them)
 from toy_runs import start
 
 from bayes_mbrl.analysis.charts import Chart, Line, Points, Section, Slides
-from bayes_mbrl.data import Transitions
+from bayes_mbrl.data import Transitions, evenly_spaced
 from bayes_mbrl.dynamics.known import KnownDynamics, Nothing
 from bayes_mbrl.dynamics.linear import LinearDynamics
 from bayes_mbrl.inference import exact_linear
@@ -23,7 +23,7 @@ from bayes_mbrl.loaded_run import Knowledge, LoadedRun, open_run
 from bayes_mbrl.sections import knowledge as sections_knowledge
 from bayes_mbrl.sections.fans import NUM_THETA, fan_slides, imagine_fan
 from bayes_mbrl.sections.knowledge import section
-from bayes_mbrl.sections.one_step import change_scale, information, predict_one_step, thinned
+from bayes_mbrl.sections.one_step import change_scale, information, predict_one_step
 
 EXACT = ("dynamics=linear", "posterior=exact-linear")
 
@@ -78,7 +78,7 @@ def test_information_of_a_linear_model_is_the_closed_form(transitions: Transitio
     x, y = dynamics.regression_data(transitions)
     posterior, _ = exact_linear.fit(dynamics.model, x, y, generator=generator)
     assert isinstance(posterior, ExactLinearPosterior)
-    rows = torch.tensor(thinned(23, 20))
+    rows = evenly_spaced(23, 20)
     features = torch.cat([x, torch.ones_like(x[:, :1])], 1)[rows]
     truth = 1.5 * float(torch.log1p((features @ posterior.factor).square().sum(1) / noise_std**2).mean())
     known = Knowledge(posterior, dynamics, 23)
@@ -189,7 +189,7 @@ def test_long_runs_are_thinned_and_it_is_said(whole: LoadedRun, monkeypatch: pyt
     assert _line(_slides(found, "Along the real trajectory").charts[0], "aleatoric").x.tolist() == [
         round(49 * i / 6) for i in range(7)
     ]
-    assert thinned(5, 9) == [0, 1, 2, 3, 4]
+    assert evenly_spaced(5, 9).tolist() == [0, 1, 2, 3, 4]
 
 
 def test_predictions_that_are_not_finite_are_counted(whole: LoadedRun) -> None:
