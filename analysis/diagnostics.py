@@ -24,6 +24,8 @@ Floats: TypeAlias = NDArray[np.floating]
 
 RHAT_LIMIT = 1.01
 """Vehtari et al. (2021), section 4."""
+RHAT_FAR = 1.05
+"""Above, one quantity is enough: the largest of many is above the limit by chance now and then."""
 ESS_PER_CHAIN = 100
 """Effective draws that a chain should have. Source: there."""
 BFMI_LIMIT = 0.3
@@ -129,14 +131,16 @@ def chain_verdicts(summary: ChainSummary, what: str = "function values") -> list
     halves = "; of the one chain there is, its two halves are compared" if summary.num_chains == 1 else ""
     text = f"{wrong} of {num} {what} have R-hat above {RHAT_LIMIT:g}"
     text += ": run longer" if wrong else ": the chains agree"
-    verdicts.append(Verdict(f"R-hat of {what}", float(rhat.max()), text + halves, "bad" if wrong else "good"))
+    severity = _severity(wrong, num, far=float(rhat.max()) > RHAT_FAR)
+    verdicts.append(Verdict(f"R-hat of {what}", float(rhat.max()), text + halves, severity))
 
     need = ESS_PER_CHAIN * summary.num_chains
     least = np.fmin(summary.ess_bulk, summary.ess_tail)[known]
     few = int((least < need).sum())
     text = f"{few} of {num} {what} have fewer than {need} effective draws of {summary.num_chains * summary.num_draws}"
     text += f" (median {np.median(least):.0f})" + (": run longer" if few else "")
-    verdicts.append(Verdict(f"ESS of {what}", float(least.min()), text, "bad" if few else "good"))
+    severity = _severity(few, num, far=float(least.min()) < need / 4)
+    verdicts.append(Verdict(f"ESS of {what}", float(least.min()), text, severity))
     return verdicts
 
 
@@ -250,6 +254,11 @@ def loss_verdict(losses: Array, *, share: float = 0.4) -> Verdict:
         return Verdict(name, per_100, text, "bad")
     noise = 100 * float(trend.error[worst])
     return Verdict(name, per_100, f"at rest: {per_100:.2g} ± {noise:.2g} nats per 100 steps {over}", "good")
+
+
+def _severity(wrong: int, num: int, *, far: bool) -> Severity:
+    """One in twenty, unless one of them is far off, is worth a note."""
+    return "bad" if far or wrong > 0.05 * num else "note" if wrong else "good"
 
 
 def _bfmi_verdict(energy: Floats) -> Verdict:

@@ -74,6 +74,16 @@ def test_chains_in_different_places_and_drifting_ones_are_found() -> None:
         )
 
 
+def test_one_of_many_a_little_above_is_a_note() -> None:
+    values = np.random.default_rng(3).normal(size=(4, 600, 60))
+    values[0, :, 7] += 0.45
+    summary = summarise_chains(values)
+    assert 1.01 < summary.rhat[7] < 1.05
+    assert [verdict.severity for verdict in chain_verdicts(summary)] == ["note", "good"]
+    values[0, :, 7] += 1
+    assert chain_verdicts(summarise_chains(values))[0].severity == "bad"
+
+
 def test_the_halves_of_a_single_chain_are_compared() -> None:
     good, drifting = INDEPENDENT[:1], INDEPENDENT[:1] + np.linspace(0, 3, 600)[None, :, None] * [1, 1e6, 1e-6]
     assert (summarise_chains(good).rhat < 1.02).all()
