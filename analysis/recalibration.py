@@ -23,6 +23,8 @@ MIN_ROWS = 40
 """With fewer held-out outcomes nothing is changed."""
 MIN_SLOPE = 0.05
 """Of g: noise is never narrowed by more than 20, however alike the outcomes are."""
+FAR = 3.0
+"""Beyond so many standard deviations of the model's noise, g never narrows: what was not seen is not unheard of."""
 LARGEST_RESIDUAL = 1e8
 """In standard deviations: what is further out counts as this."""
 _ROWS_A_KNOT, _NUM_FOLDS, _MAX_STEPS = 8, 5, 8
@@ -114,10 +116,10 @@ def fit_recalibration(mixture: Mixture, y: ArrayLike, *, num_knots: int = 20) ->
     """The map that makes the mixture calibrated for outcomes y [N, S], dimension by dimension.
 
     Knots lie at the quantiles (j - ½) / J; J is at most `num_knots` and N / 8. Beyond them g goes on with the slope
-    that makes the mean excess over the outermost knot right. A map is kept where it raises the log-likelihood of
-    outcomes that it was not fitted to, in five folds of neighbouring rows, by more than two standard errors; other
-    dimensions stay as they are, and all do with fewer than `MIN_ROWS`. The spread of the components' means is not
-    noise: no map narrows it.
+    that makes the mean excess over the outermost knot right, and beyond `FAR` with no slope below 1. A map is kept
+    where it raises the log-likelihood of outcomes that it was not fitted to, in five folds of neighbouring rows, by
+    more than two standard errors; other dimensions stay as they are, and all do with fewer than `MIN_ROWS`. The spread
+    of the components' means is not noise: no map narrows it.
     Raises ValueError when the noise was recalibrated before, or num_knots < 2.
     """
     noise = mixture.noise
@@ -167,7 +169,7 @@ def _fit_map(noise: SymmetricNoise, residual: Floats, log_std: Floats, num_knots
             got = np.quantile(scores, _probabilities(count), axis=0, method="hazen")
             ends = (_tail(noise, scores, mapping.x, got, side) for side in (-1, 1))
             moved = mapping(torch.from_numpy(np.insert(np.stack([*ends]), [1], got, axis=0))).numpy()
-            mapping = MonotoneMap(mapping.x, _pulled_apart(mapping.x, moved))
+            mapping = MonotoneMap(mapping.x, _with_ends(mapping.x, moved))
         likely = _log_density(noise, mapping, residual, log_std).mean(0)
         best = MonotoneMap(mapping.x, np.where(likely > most, mapping.y, best.y))
         most = np.maximum(likely, most)
@@ -191,24 +193,28 @@ def _log_density(noise: SymmetricNoise, mapping: MonotoneMap, residual: Floats, 
 def _identity(noise: SymmetricNoise, num_dims: int, count: int) -> MonotoneMap:
     probability = _probabilities(count)
     knots = noise.quantile(np.log(probability), np.log1p(-probability))
-    column = np.concatenate([knots[:1] - 1, knots, knots[-1:] + 1])[:, None].repeat(num_dims, axis=1)
+    far = np.maximum(FAR, knots[-1:] + 0.5)
+    column = np.concatenate([-far - 1, -far, knots, far, far + 1])[:, None].repeat(num_dims, axis=1)
     return MonotoneMap(column, column)
 
 
 def _tail(noise: SymmetricNoise, scores: Floats, x: Floats, quantiles: Floats, side: int) -> Floats:
-    """Where Q sends the last knot of a side [S]: its slope out there is that of the mean excesses."""
-    knot, quantile = (x[-2], quantiles[-1]) if side > 0 else (x[1], quantiles[0])
+    """Where Q sends the far knot of a side [S]: its slope from the last quantile on is that of the mean excesses."""
+    far, knot, quantile = (x[-2], x[-3], quantiles[-1]) if side > 0 else (x[1], x[2], quantiles[0])
     excess = np.maximum(side * (scores - quantile), 0.0)
     got = excess.sum(0) / np.maximum((excess > 0).sum(0), 1)
     below, first, _ = noise.partial_moments(-np.abs(knot))
-    return np.asarray(quantile + side * got / (-first / below - np.abs(knot)), dtype=np.float64)
+    return np.asarray(quantile + (far - knot) * got / (-first / below - np.abs(knot)), dtype=np.float64)
 
 
-def _pulled_apart(x: Floats, y: Floats) -> Floats:
-    """y [J + 2, S] with the same median, where g would be too flat with steeper steps."""
-    step = np.maximum(np.diff(y, axis=0), MIN_SLOPE * np.diff(x, axis=0))
+def _with_ends(x: Floats, y: Floats) -> Floats:
+    """y of all knots [J + 4, S] from that of all but the first and the last; steeper where g would be too flat."""
+    step = np.maximum(np.diff(y, axis=0), MIN_SLOPE * np.diff(x[1:-1], axis=0))
     steeper = np.concatenate([np.zeros_like(y[:1]), step.cumsum(0)])
-    return np.asarray(steeper + np.median(y, axis=0) - np.median(steeper, axis=0), dtype=np.float64)
+    steeper += np.median(y, axis=0) - np.median(steeper, axis=0)
+    slopes = step / np.diff(x[1:-1], axis=0)
+    first, last = (np.maximum(1.0, slopes[end]) for end in (slice(None, 1), slice(-1, None)))
+    return np.concatenate([steeper[:1] - first, steeper, steeper[-1:] + last])
 
 
 def _probabilities(count: int) -> Floats:

@@ -77,6 +77,18 @@ def test_skewed_noise_becomes_skewed() -> None:
     assert after.log_density(y).mean() > before.log_density(y).mean() + 0.2
 
 
+def test_what_was_not_seen_is_not_unheard_of() -> None:
+    """Noise that was too wide is narrowed where outcomes were, not as far out as none was."""
+    recalibration = fit_recalibration(*_problem(400, seed=9, width=5.0))
+    before, _ = _problem(200, seed=10, width=5.0)
+    after = _mapped(before, recalibration.mapping)
+    y = before.mean[0] + 15 * before.std[0]
+    assert recalibration.helps.all()
+    assert (after.log_density(y) > 1.5 * before.log_density(y)).all()
+    near = before.mean[0] + 0.1 * before.std[0]
+    assert (after.log_density(near) > before.log_density(near) + 1).all()
+
+
 @pytest.mark.parametrize("num_data", [40, 60, 400])
 def test_what_is_calibrated_stays(num_data: int) -> None:
     """Nearly always as it is; and where chance speaks for a map, it does little harm."""
