@@ -176,13 +176,23 @@ def coverage_chart(pits: Mapping[str, ArrayLike], *, title: str) -> Chart:
 
 
 def horizon_chart(
-    curves: Mapping[str, ArrayLike], *, y_label: str, title: str, note: str, levels: Sequence[float] = ()
+    curves: Mapping[str, ArrayLike],
+    *,
+    y_label: str,
+    title: str,
+    note: str,
+    levels: Sequence[float] = (),
+    together: int = 1,
 ) -> Chart:
-    """A number for each step ahead, a line for each name: {name: [H]} for steps 1..H; rules at `levels`."""
+    """A number for each step ahead, a line for each name: {name: [H]} for steps 1..H; rules at `levels`.
+
+    So many neighbouring curves as `together` says share a colour; all but the last of them are dashed.
+    """
     lines = []
     for number, (name, curve) in enumerate(curves.items()):
         values = np.asarray(curve, dtype=np.float64)
-        lines.append(Line(np.arange(1.0, len(values) + 1), values, name, _color(number)))
+        dashed = number % together < together - 1
+        lines.append(Line(np.arange(1.0, len(values) + 1), values, name, _color(number // together), dashed=dashed))
     return Chart(title, "time steps ahead", y_label, [*(Rule(level) for level in levels), *lines], note=note)
 
 

@@ -61,7 +61,14 @@ def many_steps(
         "Windows overlap, so their outcomes depend on each other."
     )
     charts = [
-        horizon_chart(held, y_label="share of outcomes held", title="Coverage by horizon", note=note, levels=LEVELS)
+        horizon_chart(
+            held,
+            y_label="share of outcomes held",
+            title="Coverage by horizon",
+            note=note,
+            levels=LEVELS,
+            together=len(LEVELS),
+        )
     ]
     for name, curves in scores.items():
         what = "mean over dimensions" if name == "CRPS" else "of all dimensions together"

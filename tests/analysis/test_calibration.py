@@ -163,6 +163,9 @@ def test_charts_say_what_was_counted() -> None:
     horizon = horizon_chart({"a": [0.9, 0.8]}, y_label="held", title="t", note="n", levels=(0.9,))
     assert [type(mark) for mark in horizon.marks] == [Rule, Line]
     assert horizon.marks[1].x.tolist() == [1.0, 2.0]  # type: ignore[union-attr]
+    pairs = horizon_chart({name: [0.5] for name in "abcd"}, y_label="held", title="t", note="n", together=2).marks
+    assert [mark.dashed for mark in pairs] == [True, False, True, False]  # type: ignore[union-attr]
+    assert pairs[0].color == pairs[1].color != pairs[2].color == pairs[3].color  # type: ignore[union-attr]
 
 
 def test_what_is_wrong_is_said() -> None:
