@@ -132,7 +132,7 @@ def test_every_chart_draws_without_being_scrolled_to(visit: Visit) -> None:
 
 def test_it_can_be_read_at_this_width(visit: Visit) -> None:
     assert visit.page.evaluate(SMALLEST_TEXT) >= 14
-    assert visit.page.evaluate("document.scrollingElement.scrollWidth <= window.innerWidth")
+    assert visit.page.evaluate("document.scrollingElement.scrollWidth") <= visit.page.viewport_size["width"]
     assert visit.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     columns = visit.page.evaluate(
         "new Set(Array.from(document.querySelectorAll('article')).map((a) => a.offsetLeft)).size"
@@ -199,7 +199,7 @@ def test_the_report_of_real_runs(browser: Any, tmp_path: pathlib.Path) -> None:
         assert len(drawn) >= 30
         assert min(drawn) >= 1
         assert visit.page.evaluate(SMALLEST_TEXT) >= 14
-        assert visit.page.evaluate("document.scrollingElement.scrollWidth <= window.innerWidth")
+        assert visit.page.evaluate("document.scrollingElement.scrollWidth") <= visit.page.viewport_size["width"]
         assert visit.page.evaluate(CLIPPED) == []
 
 
