@@ -2,6 +2,7 @@
 
 import pathlib
 import pkgutil
+import runpy
 import shutil
 from typing import Any
 
@@ -15,7 +16,7 @@ from bayes_mbrl import reporting, sections
 from bayes_mbrl.analysis.charts import Section
 from bayes_mbrl.cli import app
 from bayes_mbrl.errors import UserError
-from bayes_mbrl.loaded_run import LoadedRun
+from bayes_mbrl.loaded_run import LoadedRun, open_run
 from bayes_mbrl.reporting import SECTIONS, Row, write_report
 
 CHEAP = tuple(row for row in SECTIONS if row.joint)
@@ -258,3 +259,16 @@ def test_a_report_that_cannot_be_written_says_why(run: pathlib.Path, monkeypatch
     (run / "report.html").mkdir()
     with pytest.raises(UserError, match=r"cannot write .*report\.html"):
         write_report([run], warn=print)
+
+
+@pytest.mark.slow
+def test_the_benchmark_makes_a_whole_run(tmp_path: pathlib.Path) -> None:
+    path = pathlib.Path(__file__).parents[2] / "benchmarks" / "report.py"
+    benchmark = runpy.run_path(str(path))
+    num = benchmark["make_run"](tmp_path / "run", num_episodes=3, num_samples=7, num_fit_steps=5)
+    with open_run(tmp_path / "run") as run:
+        assert run.missing == ()
+        assert run.transitions is not None
+        assert run.final is not None
+        assert len(run.transitions) == run.final.num_fitted == num == 600
+        assert (len(run.metrics), len(run.snapshots), run.config.rollout.num_theta) == (3, 3, 7)
