@@ -169,6 +169,9 @@ def test_a_trace_at_rest() -> None:
     verdict = loss_verdict(torch.from_numpy(1e5 * np.exp(-steps / 100) + 40 + noise(3000)))
     assert verdict.severity == "good"
     assert verdict.text.startswith("at rest")
+    fell_before = np.maximum(1500 - steps, 0) + noise(3000)
+    assert loss_verdict(fell_before).severity == "good"
+    assert loss_verdict(fell_before[:1500]).severity == "bad"
 
 
 def test_a_trace_that_still_falls() -> None:
