@@ -1,7 +1,6 @@
 """Matplotlib's home: the picture of a run, and that of what it learned about named parameters.
 
 Everything is drawn on a `Figure` of its own with the Agg canvas, so that no global state of pyplot is read or changed.
-Colours: Okabe & Ito, Color Universal Design (2008); told apart with every common form of colour blindness.
 Axes: E episodes, V evaluation episodes, K parameter samples, M noise draws, H horizon, S state.
 """
 
@@ -18,9 +17,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from bayes_mbrl.analysis.atomic import atomic_file
-
-BLACK, ORANGE, SKY_BLUE, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
-BLUE, VERMILLION, GREY = "#0072B2", "#D55E00", "#6E6E6E"
+from bayes_mbrl.analysis.charts import BLACK, BLUE, GREEN, GREY, ORANGE, SKY_BLUE, VERMILLION
 
 DPI = 150
 MAX_DIMENSIONS = 4
