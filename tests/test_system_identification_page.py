@@ -11,7 +11,7 @@ import pytest
 import typer.testing
 
 from bayes_mbrl import cli
-from bayes_mbrl.analysis.diagnostics import load_tree
+from bayes_mbrl.analysis.arviz_tree import load_tree
 from bayes_mbrl.dynamics.physics import load_system
 
 DOCS = pathlib.Path(__file__).parents[1] / "docs"
