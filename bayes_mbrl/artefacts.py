@@ -144,7 +144,7 @@ def _fan(builder: Builder, dynamics: Dynamics, state: RunState, episode: Transit
     return Fan(
         imagined[:, :, :num_drawn].nan_to_num(limit).clamp(-limit, limit).numpy(),
         real[:num_drawn].numpy(),
-        dimension_names=tuple(f"s[{i}]" for i in range(real.shape[1])),
+        dimension_names=builder.environment.state_names,
         time_step_label="time step",
         dimension_scale=Standardiser.fitted(episode.state).std.numpy(),
     )

@@ -70,6 +70,13 @@ class LoadedRun:
         return self.folder.resolve().name
 
     @property
+    def state_names(self) -> tuple[str, ...]:
+        """Of the S observed numbers, with units where they are known."""
+        if self.builder is not None:
+            return self.builder.environment.state_names
+        return () if self.transitions is None else tuple(f"s[{i}]" for i in range(self.transitions.state.shape[1]))
+
+    @property
     def episodes(self) -> list[int]:
         """Numbers of the training episodes there are transitions of."""
         return [] if self.transitions is None else sorted(set(self.transitions.episode.tolist()))
@@ -116,6 +123,11 @@ class LoadedRun:
         if recorded and isinstance(recorded[0], int):
             return int((self.rows < recorded[0]).sum())
         return int((self.transitions.episode <= episode).sum())
+
+
+def without_unit(name: str) -> str:
+    """ "angle (rad)" → "angle", for titles."""
+    return name.partition(" (")[0]
 
 
 @contextlib.contextmanager

@@ -75,6 +75,12 @@ class Environment:
         self.max_episode_steps = None if made is None else made.max_episode_steps
         self._num_steps = 0
 
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        """Of the S observed numbers, with units where they are known."""
+        known = self.spec.state_names
+        return known if len(known) == self.state_dim else tuple(f"s[{i}]" for i in range(self.state_dim))
+
     def reset(self, *, seed: int) -> Tensor:
         """The first state [S] of an episode; equal seeds start equal episodes. Raises EnvironmentFault."""
         self._num_steps = 0

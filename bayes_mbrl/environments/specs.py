@@ -39,6 +39,8 @@ class EnvironmentSpec:
     """`rewards.never` says that it is known never to terminate."""
     features: FeatureFunction | None = None
     """None is the identity."""
+    state_names: tuple[str, ...] = ()
+    """Of the S observed numbers, with units, for pictures and tables: "angle (rad)"."""
     defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Settings of a run that suit this environment, nested as in its configuration."""
 
@@ -79,6 +81,7 @@ _KNOWN = (
         summary="swing a pendulum up and hold it (S 3, A 1, 200 steps)",
         reward=rewards.pendulum_reward,
         termination=rewards.never,
+        state_names=("cos(angle)", "sin(angle)", "angular velocity (rad/s)"),
         defaults={"dynamics": {"system": "pendulum"}},
     ),
     EnvironmentSpec(
@@ -86,6 +89,7 @@ _KNOWN = (
         summary="drive a weak car out of a valley: the reward is sparse (S 2, A 1, 999 steps)",
         reward=rewards.mountain_car_reward,
         termination=rewards.mountain_car_termination,
+        state_names=("position", "velocity (per step)"),
         defaults={"num_episodes": 3, "num_evaluation_episodes": 2, **_SMALL_SEARCH},
     ),
     EnvironmentSpec(
@@ -93,6 +97,7 @@ _KNOWN = (
         summary="balance a pole on a cart by a continuous force (S 4, A 1, 200 steps)",
         reward=rewards.continuous_cartpole_reward,
         termination=rewards.continuous_cartpole_termination,
+        state_names=("position (m)", "velocity (m/s)", "angle (rad)", "angular velocity (rad/s)"),
         # Episodes are short until it balances; the last one begins before step 200 and so ends before step 400.
         defaults={"num_episodes": 20, "num_steps": 200, **_SHORT_FITS, **_SMALL_SEARCH},
     ),
@@ -108,6 +113,7 @@ _KNOWN = (
         summary="MuJoCo: balance a pole on a cart (S 4, A 1, 1000 steps)",
         reward=rewards.inverted_pendulum_reward,
         termination=rewards.inverted_pendulum_termination,
+        state_names=("position (m)", "angle (rad)", "velocity (m/s)", "angular velocity (rad/s)"),
         defaults={"num_episodes": 20, "num_steps": 1000, "num_evaluation_episodes": 2, **_SHORT_FITS, **_SMALL_SEARCH},
     ),
     EnvironmentSpec(
@@ -115,6 +121,18 @@ _KNOWN = (
         summary="MuJoCo: bring a two-link arm to a target (S 10, A 2, 50 steps)",
         reward=rewards.reacher_reward,
         termination=rewards.never,
+        state_names=(
+            "cos(shoulder)",
+            "cos(elbow)",
+            "sin(shoulder)",
+            "sin(elbow)",
+            "target x (m)",
+            "target y (m)",
+            "shoulder velocity (rad/s)",
+            "elbow velocity (rad/s)",
+            "x to target (m)",
+            "y to target (m)",
+        ),
         defaults={"num_episodes": 20},
     ),
 )

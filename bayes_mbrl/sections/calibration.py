@@ -23,7 +23,7 @@ from bayes_mbrl.analysis.uncertainty import mixture_log_likelihood
 from bayes_mbrl.dynamics.base import Dynamics
 from bayes_mbrl.dynamics.recalibrated import RecalibratedDynamics, predictive_mixture
 from bayes_mbrl.inference.base import Theta
-from bayes_mbrl.loaded_run import LoadedRun
+from bayes_mbrl.loaded_run import LoadedRun, without_unit
 from bayes_mbrl.sections.calibration_by_horizon import LEVELS, many_steps
 from bayes_mbrl.sections.calibration_rows import NUM_THETA, Rows, random_episodes, rows_of, scale_of
 
@@ -57,7 +57,7 @@ def section(run: LoadedRun) -> Section:
     if not groups:
         return Section(TITLE, missing=(*missing, "There are no transitions that nothing was learned from."))
     scale = scale_of(run, run.final)
-    names = [f"s[{d}]" for d in range(run.final.dynamics.state_dim)] + ["reward"]
+    names = [*map(without_unit, run.state_names), "reward"]
     text = [_what_is_judged(groups), *_verdicts(groups), *_pit_verdicts(groups[0], names, run)]
     figures: list[Chart] = [
         coverage_chart({rows.name: rows.pit.reshape(-1) for rows in groups}, title="Coverage, one step ahead"),
@@ -188,9 +188,15 @@ def _before_and_after(
         before = predictive_mixture(dynamics.base, theta, rows.judged).pit(rows.y)
         shares = [float(coverage(pit, (0.9,)).mean()) for pit in (before, rows.pit)]
         errors = [100 * float(calibration_error(pit).mean()) for pit in (before, rows.pit)]
+        with torch.no_grad():
+            likely = [
+                float(mixture_log_likelihood(model.log_likelihood(theta, rows.judged)).mean())
+                for model in (dynamics.base, dynamics)
+            ]
         text.append(
             f"{rows.name}: 90 % intervals held {100 * shares[0]:.0f} % before and hold {100 * shares[1]:.0f} % after; "
-            f"calibration error {errors[0]:.1f} and {errors[1]:.1f} points."
+            f"calibration error {errors[0]:.1f} and {errors[1]:.1f} points; log-likelihood {likely[0]:.2f} and "
+            f"{likely[1]:.2f} nats a transition."
         )
         pits = {"before recalibration": before.reshape(-1), "after": rows.pit.reshape(-1)}
         charts.append(coverage_chart(pits, title=f"Recalibration: {rows.name}"))

@@ -74,7 +74,12 @@ def many_steps(
         what = "mean over dimensions" if name == "CRPS" else "of all dimensions together"
         note = f"A proper score, {what}, the lower the better: how far off, spread included."
         charts.append(
-            horizon_chart(curves, y_label=f"{name} (sd of training states)", title=f"{name} by horizon", note=note)
+            horizon_chart(
+                curves,
+                y_label=f"{name} (sd of training states)",
+                title=f"{name[:1].upper()}{name[1:]} by horizon",
+                note=note,
+            )
         )
     return text, charts
 

@@ -12,7 +12,7 @@ import torch
 
 from bayes_mbrl.analysis.charts import IMAGINED, REAL, Band, Chart, Floats, Line, Mark, Slides
 from bayes_mbrl.data import Transitions
-from bayes_mbrl.loaded_run import Knowledge
+from bayes_mbrl.loaded_run import Knowledge, without_unit
 from bayes_mbrl.rollout import imagine
 
 FAN_LENGTH = 50
@@ -52,7 +52,9 @@ def imagine_fan(knowledge: Knowledge, episode: Transitions, *, generator: torch.
     )  # fmt: skip
 
 
-def fan_slides(fans: Sequence[ImaginedFan], labels: Sequence[str]) -> tuple[list[Slides], list[str]]:
+def fan_slides(
+    fans: Sequence[ImaginedFan], labels: Sequence[str], names: Sequence[str]
+) -> tuple[list[Slides], list[str]]:
     """Slides over the episodes for each of the dimensions where the fans are widest, and what they do not show."""
     words = [
         f"Episode {label}: {fan.num_diverged} of {len(fan.imagined)} imagined trajectories diverged; the fan is drawn "
@@ -68,10 +70,10 @@ def fan_slides(fans: Sequence[ImaginedFan], labels: Sequence[str]) -> tuple[list
         words.append(
             f"Fans are shown in the {len(widest)} of {num_dims} dimensions of the state where they are widest."
         )
-    return [_slides(fans, labels, i) for i in widest], words
+    return [_slides(fans, labels, i, names[i]) for i in widest], words
 
 
-def _slides(fans: Sequence[ImaginedFan], labels: Sequence[str], i: int) -> Slides:
+def _slides(fans: Sequence[ImaginedFan], labels: Sequence[str], i: int, name: str) -> Slides:
     quantiles = [np.quantile(fan.imagined[..., i], [0.05, 0.25, 0.5, 0.75, 0.95], axis=0) for fan in fans]
     y_range, cut = _range([fan.real[:, i] for fan in fans], quantiles)
     note = (
@@ -88,9 +90,9 @@ def _slides(fans: Sequence[ImaginedFan], labels: Sequence[str], i: int) -> Slide
             Line(drawn, q[2], "median imagined", IMAGINED),
             Line(x, fan.real[:, i], "real", REAL),
         ]
-        title = f"s[{i}] imagined and real, episode {label}"
-        charts.append(Chart(title, "time step", f"s[{i}]", marks, note, y_range=y_range))
-    return Slides(f"s[{i}] imagined and real", "episode", labels, charts)
+        title = f"{without_unit(name)} imagined and real, episode {label}"
+        charts.append(Chart(title, "time step", name, marks, note, y_range=y_range))
+    return Slides(f"{without_unit(name)} imagined and real", "episode", labels, charts)
 
 
 def _range(real: list[Floats], quantiles: list[Floats]) -> tuple[tuple[float, float], bool]:

@@ -90,7 +90,7 @@ def section(run: LoadedRun) -> Section:
     if not moments:
         missing.append("No episode has a posterior from before it, so what the model knew of it is not shown.")
         return Section(TITLE, missing=tuple(missing))
-    fans, words = fan_slides([moment.fan for moment in moments], [moment.label for moment in moments])
+    fans, words = fan_slides([moment.fan for moment in moments], [moment.label for moment in moments], run.state_names)
     text = (_method(run, moments), *_verdict(moments), *words)
     return Section(TITLE, text, (_over_episodes(moments), _along(moments), *fans), (_table(moments),), tuple(missing))
 

@@ -98,11 +98,11 @@ def _label(group: Sequence[LoadedRun], groups: Sequence[Sequence[LoadedRun]]) ->
 def _returns(groups: Sequence[_Group], where: str) -> Chart:
     """Over episodes, and behind the last one the evaluation."""
     marks: list[Mark] = []
-    place = max(group.column("return").shape[1] for group in groups) + 1.0
+    place = max(group.column("return").shape[1] for group in groups)
     for group in groups:
         marks += _spread(group, group.column("return"))
     base = [
-        (float(row.get("episode", number)) + 1, _number(row.get("return")))
+        (float(row.get("episode", number)), _number(row.get("return")))
         for group in groups for run in group.runs for number, row in enumerate(run.metrics)
         if row.get("phase") == "base policy"
     ]  # fmt: skip
@@ -133,7 +133,7 @@ def _spread(group: _Group, values: Floats) -> list[Mark]:
     """
     if not values.size:
         return []
-    x = np.arange(1.0, values.shape[1] + 1)
+    x = np.arange(float(values.shape[1]))
     if len(values) == 1:
         return [Line(x, values[0], group.label, group.color)]
     mean, std = values.mean(0), values.std(0, ddof=1)

@@ -16,7 +16,7 @@ from bayes_mbrl.analysis.charts import Section, Table
 from bayes_mbrl.analysis.shift import Distance, ShiftTest, energy_distance, marginal_chart, null_chart, shift_test
 from bayes_mbrl.data import Transitions, evenly_spaced
 from bayes_mbrl.environments.adapter import EnvironmentFault
-from bayes_mbrl.loaded_run import LoadedRun
+from bayes_mbrl.loaded_run import LoadedRun, without_unit
 from bayes_mbrl.sections.model_error import Part, growth, one_step
 from bayes_mbrl.seeding import stream_seed
 
@@ -132,7 +132,13 @@ def _states(
     table = Table(columns, rows, "States of the base policy against those of the learned one")
     dimensions = _most_shifted(states, learned.state)
     charts = [
-        marginal_chart(states[:, i], learned.state[:, i], name=f"state s[{i}]", labels=LABELS, title=f"Visited: s[{i}]")
+        marginal_chart(
+            states[:, i],
+            learned.state[:, i],
+            name=run.state_names[i],
+            labels=LABELS,
+            title=f"Visited: {without_unit(run.state_names[i])}",
+        )
         for i in dimensions[:MAX_HISTOGRAMS]
     ]
     if len(dimensions) > MAX_HISTOGRAMS:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bayes_mbrl.analysis.charts import BLACK, Chart, Floats, Heatmap, Mark, Points, Section, Slides
 from bayes_mbrl.data import Transitions, evenly_spaced
-from bayes_mbrl.loaded_run import Knowledge, LoadedRun
+from bayes_mbrl.loaded_run import Knowledge, LoadedRun, without_unit
 from bayes_mbrl.sections.one_step import NUM_THETA, UNIT, change_scale, predict_one_step
 
 TITLE = "Where in the state space"
@@ -70,7 +70,7 @@ def section(run: LoadedRun, dimensions: tuple[int, int] | None = None) -> Sectio
     maps = _maps(run, grid, action, missing)
     text = (_method(run, seen, grid, action, dimensions is None), _verdict(maps[-1][2], grid))
     limits = _limits([values for _, _, parts in maps for values in parts.values()])
-    figures = [_slides(part, maps, limits, run.transitions, grid) for part in ("epistemic", "aleatoric")]
+    figures = [_slides(part, maps, limits, run, grid) for part in ("epistemic", "aleatoric")]
     return Section(TITLE, text, tuple(f for f in figures if f), (), tuple(missing))
 
 
@@ -146,9 +146,10 @@ def _method(run: LoadedRun, seen: Transitions, grid: _Grid, action: Tensor, chos
         "states that it may stand for." if num_dims > 2 else ""
     )  # fmt: skip
     thinning = f" Nearest among {len(seen)} of {num_all} states, evenly spaced." if len(seen) < num_all else ""
+    over = " and ".join(without_unit(run.state_names[i]) for i in (grid.i, grid.j))
     values = ", ".join(f"{value:.3g}" for value in action.tolist())
     return (
-        f"One-step uncertainty over s[{grid.i}] and s[{grid.j}]{which}, {MARGIN:.0%} beyond what was visited, under "
+        f"One-step uncertainty over {over}{which}, {MARGIN:.0%} beyond what was visited, under "
         f"the median action ({values}), with {NUM_THETA} samples of θ; in {UNIT}.{others}{thinning}"
     )
 
@@ -176,16 +177,17 @@ def _slides(
     part: str,
     maps: list[tuple[str, Knowledge, dict[str, Floats]]],
     limits: tuple[float, float] | None,
-    transitions: Transitions,
+    run: LoadedRun,
     grid: _Grid,
 ) -> Slides | None:
     """The maps of one part; None where it is 0 everywhere."""
+    assert run.transitions is not None
     logs = [_log10(parts[part]) for _, _, parts in maps]
     if not any(np.isfinite(values).any() for values in logs):
         return None
     charts, labels = [], []
     for (label, knowledge, _), values in zip(maps, logs, strict=True):
-        dots = transitions.state[: knowledge.num_fitted].double().numpy()
+        dots = run.transitions.state[: knowledge.num_fitted].double().numpy()
         dots = dots[evenly_spaced(len(dots), MAX_DOTS).numpy()]
         marks: list[Mark] = [
             Heatmap(grid.x, grid.y, values, f"log10 {part} ({UNIT})", limits),
@@ -197,7 +199,7 @@ def _slides(
             "usually changes in a step. Both parts have one scale of colours."
         )
         title = f"Map of the {part} part, after episode {label}"
-        charts.append(Chart(title, f"s[{grid.i}]", f"s[{grid.j}]", marks, note))
+        charts.append(Chart(title, run.state_names[grid.i], run.state_names[grid.j], marks, note))
         labels.append(label)
     return Slides(f"Map of the {part} part", "after episode", labels, charts)
 

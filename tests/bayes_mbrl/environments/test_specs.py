@@ -125,3 +125,15 @@ def test_own_environments_are_registered_once() -> None:
     specs._register_own()
     assert gymnasium.registry["bayes_mbrl/ContinuousCartPole-v0"].max_episode_steps == 200
     assert torch.equal(rewards.never(torch.zeros(3), torch.zeros(1), torch.zeros(2, 3)), torch.tensor([False, False]))
+
+
+@pytest.mark.parametrize("name", [name for name, spec in ENVIRONMENTS.items() if spec.state_names])
+def test_every_number_of_the_state_has_a_name(name: str) -> None:
+    with Environment(name) as environment:
+        assert environment.state_names == ENVIRONMENTS[name].state_names
+        assert len(set(environment.state_names)) == environment.state_dim
+
+
+def test_an_environment_without_names_numbers_them() -> None:
+    with Environment("LinearGaussian-v0") as environment:
+        assert environment.state_names == ("s[0]", "s[1]", "s[2]")

@@ -65,7 +65,7 @@ def test_a_whole_run(whole: LoadedRun) -> None:
     assert "evaluation episodes (250 transitions) and random actions (100 transitions)" in found.text[0]
     assert [figure.title for figure in found.figures] == [
         "Coverage, one step ahead", "PIT, one step: evaluation episodes", "Coverage by horizon", "CRPS by horizon",
-        "energy score by horizon",
+        "Energy score by horizon",
     ]  # fmt: skip
     assert all(isinstance(figure, Chart) and figure.note for figure in found.figures)
     assert [len(table.rows) for table in found.tables] == [6, 2]

@@ -219,10 +219,11 @@ def test_a_fan_is_drawn_up_to_where_it_diverges(generator: torch.Generator) -> N
     # 0.5 · 100^t <= 10^6 · 3.5 for t <= 3
     assert fan.imagined.shape == (NUM_THETA, 4, 2)
     assert (fan.real.shape, fan.num_diverged) == ((7, 2), NUM_THETA)
-    slides, words = fan_slides([fan, fan], ["1", "2"])
+    slides, words = fan_slides([fan, fan], ["1", "2"], ["angle (rad)", "speed (rad/s)"])
     assert len(words) == 2
     assert "100 of 100 imagined trajectories diverged; the fan is drawn up to step 3" in words[0]
-    (chart,) = [s.charts[0] for s in slides if s.title.startswith("s[1]")]
+    (chart,) = [s.charts[0] for s in slides if s.title.startswith("speed imagined")]
+    assert chart.y_label == "speed (rad/s)"
     assert chart.y_range is not None
     assert chart.y_range[1] < 12
     assert "cut off" in chart.note
@@ -243,8 +244,8 @@ def test_of_many_dimensions_the_widest_are_shown(generator: torch.Generator) -> 
     wide = dataclasses.replace(
         episode, state=episode.state[:, :1].expand(-1, 7), next_state=episode.next_state[:, :1].expand(-1, 7)
     )
-    slides, words = fan_slides([imagine_fan(known, wide, generator=generator)], ["9"])
-    assert [s.title.split()[0] for s in slides] == ["s[1]", "s[3]", "s[4]", "s[6]"]
+    slides, words = fan_slides([imagine_fan(known, wide, generator=generator)], ["9"], list("abcdefg"))
+    assert [s.title.split()[0] for s in slides] == ["b", "d", "e", "g"]
     assert "4 of 7 dimensions" in words[0]
 
 

@@ -65,9 +65,9 @@ def test_another_setting_is_another_line(make: Any) -> None:
 def test_evaluation_stands_behind_the_last_episode(make: Any) -> None:
     chart = learning.section([make("a", [1.0, 2], evaluation=[5.0, 9.0])]).figures[0]
     base, each, mean = of_kind(chart, Points)
-    assert (base.x.tolist(), base.y.tolist()) == ([1], [1])
-    assert (each.x.tolist(), each.y.tolist()) == ([3, 3], [5, 9])
-    assert (mean.x.tolist(), mean.y.tolist()) == ([3], [7])
+    assert (base.x.tolist(), base.y.tolist()) == ([0], [1])
+    assert (each.x.tolist(), each.y.tolist()) == ([2, 2], [5, 9])
+    assert (mean.x.tolist(), mean.y.tolist()) == ([2], [7])
 
 
 def test_environments_have_a_chart_each(make: Any) -> None:
