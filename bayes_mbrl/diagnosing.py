@@ -20,7 +20,7 @@ from bayes_mbrl.errors import UserError
 from bayes_mbrl.files import write_text, writing
 from bayes_mbrl.loaded_run import LoadedRun, open_run
 from bayes_mbrl.refits import KFold, compare_families, family_config, k_fold_of_run
-from bayes_mbrl.sections.diagnosis import diagnose
+from bayes_mbrl.sections.diagnosis import diagnose, record_of
 from bayes_mbrl.seeding import stream_seed
 
 DEFAULT_FOLDS = 5
@@ -169,7 +169,7 @@ def _write(
                 run.final.posterior,
                 run.transitions[: run.final.num_fitted],
                 generator=run.generator("diagnosis tree"),
-                record=run.fit,
+                record=record_of(run),
                 attributes={"environment": run.config.env, "posterior_family": run.config.posterior.name},
             )
             paths.append(out / "posterior.nc")

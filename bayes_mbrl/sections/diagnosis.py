@@ -2,6 +2,9 @@
 
 import dataclasses
 
+import torch
+from torch import Tensor
+
 from bayes_mbrl.analysis.charts import Chart, Section
 from bayes_mbrl.analysis.diagnostics import verdict_table
 from bayes_mbrl.build import Builder
@@ -44,7 +47,7 @@ def diagnose(run: LoadedRun) -> Diagnosis:
         x,
         y,
         generator=run.generator("diagnosis"),
-        info=run.fit,
+        info=record_of(run),
         kl_weight=posterior.settings.get("kl_weight", 1.0),
         max_tree_depth=posterior.settings.get("max_tree_depth"),
         log_units=float(units),
@@ -52,6 +55,12 @@ def diagnose(run: LoadedRun) -> Diagnosis:
     )
     first = f"The posterior ({posterior.name}) after {run.final.num_fitted:,} transitions."
     return dataclasses.replace(found, text=(first, *found.text), missing=(*missing, *found.missing))
+
+
+def record_of(run: LoadedRun) -> dict[str, Tensor]:
+    """What the fit told of itself; where that is not there, as long as a run goes on, the number of chains at least."""
+    chains = run.config.posterior.settings.get("num_chains")
+    return dict(run.fit) if run.fit or chains is None else {"num_chains": torch.tensor(chains)}
 
 
 def learned_from(builder: Builder, fitted: Transitions) -> Transitions:

@@ -143,6 +143,16 @@ def test_chains_that_do_not_agree(linear: LoadedRun) -> None:
     assert "100% of the trajectories were cut off at max_tree_depth = 10" in found["tree depth"][1]
 
 
+def test_chains_of_a_run_that_goes_on(linear: LoadedRun) -> None:
+    """Its fit's record is not written yet: the number of chains is in the configuration."""
+    run = chains(linear, shift=3.0)
+    settings = {"num_chains": CHAINS}
+    config = run.config.model_copy(update={"posterior": Component("posterior", "nuts", settings)})
+    found = verdicts(dataclasses.replace(run, fit={}, config=config))
+    assert found["R-hat of function values"][0] == "bad"
+    assert "divergences" not in found
+
+
 def test_hot_chains_of_sghmc(linear: LoadedRun) -> None:
     hot = verdicts(chains(linear, temperature=torch.tensor([1.0, 1.02, 1.4, 0.99])))["temperature"]
     assert hot[0] == "bad"
