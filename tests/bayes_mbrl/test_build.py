@@ -101,6 +101,9 @@ def test_the_features_of_the_environment_are_used(transitions: Transitions) -> N
         spec: EnvironmentSpec
         state_dim: int = 3
         action_dim: int = 2
+        choices: tuple[int, ...] = ()
+        low: torch.Tensor = dataclasses.field(default_factory=lambda: -torch.ones(2))
+        high: torch.Tensor = dataclasses.field(default_factory=lambda: torch.ones(2))
 
     known: Any = Known(EnvironmentSpec(id="Known-v0", summary="", features=features, reward=rewards.pendulum_reward))
     builder = Builder(configure("LinearGaussian-v0"), known)
