@@ -203,16 +203,21 @@ def test_the_report_of_real_runs(browser: Any, tmp_path: pathlib.Path) -> None:
         assert visit.page.evaluate(CLIPPED) == []
 
 
-def test_hover_tells_numbers(browser: Any, path: pathlib.Path) -> None:
-    page = Visit(browser, path, "desktop").page
+@pytest.fixture(scope="module")
+def desktop(browser: Any, path: pathlib.Path) -> Any:
+    return Visit(browser, path, "desktop").page
+
+
+def test_hover_tells_numbers(desktop: Any) -> None:
+    page = desktop
     box = page.locator(".chart").first.locator(".nsewdrag").bounding_box()
     page.mouse.move(box["x"] + box["width"] * 0.5, box["y"] + box["height"] * 0.5)
     page.wait_for_timeout(300)
     assert page.locator(".hoverlayer .hovertext").count() >= 1
 
 
-def test_dragging_zooms_and_a_double_click_goes_back(browser: Any, path: pathlib.Path) -> None:
-    page = Visit(browser, path, "desktop").page
+def test_dragging_zooms_and_a_double_click_goes_back(desktop: Any) -> None:
+    page = desktop
     chart = page.locator(".chart").nth(3)
     chart.scroll_into_view_if_needed()
     span = "(c) => c._fullLayout.xaxis.range[1] - c._fullLayout.xaxis.range[0]"
