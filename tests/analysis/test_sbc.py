@@ -38,10 +38,10 @@ def problem(
 
 def test_right_draws_pass_at_the_stated_rate() -> None:
     alarms = 0
-    for seed in range(200):
+    for seed in range(100):
         result = calibrate(*problem(seed=seed, replicates=60), generator=seeded(seed))
         alarms += calibration_verdicts(result)[0].severity == "bad"
-    assert alarms <= 200 * LEVEL + 5 * math.sqrt(200 * LEVEL)
+    assert alarms <= 100 * LEVEL + 5 * math.sqrt(100 * LEVEL)
 
 
 @pytest.mark.parametrize(

@@ -50,20 +50,20 @@ def test_verdicts_are_printed_and_everything_is_written(run: pathlib.Path) -> No
 
 def test_families_are_refitted_and_compared(run: pathlib.Path, tmp_path: pathlib.Path) -> None:
     report = diagnosing.diagnose_run(
-        run, against=["point"], folds=3, out=tmp_path / "out", progress=(said := []).append
+        run, against=["point"], folds=2, out=tmp_path / "out", progress=(said := []).append
     )
     assert said[0].startswith(
-        "2 x 3 refits of 150 transitions, held out as whole episodes, each about as long as a fit of the run"
+        "2 x 2 refits of 150 transitions, held out as whole episodes, each about as long as a fit of the run"
     )
     assert "exact-linear (linear)" in said[0]
     assert "point (linear)" in said[0]
-    assert len(said) == 1 + 6
+    assert len(said) == 1 + 4
     table = report.tables[1]
     assert table.columns[:3] == ["model", "dynamics", "elpd (nats)"]
     assert {row[0] for row in table.rows} == {"exact-linear", "point"}
     assert {row[1] for row in table.rows} == {"linear"}
     k_fold = next(row for row in report.tables[0].rows if row[0] == "K-fold")
-    assert "in 3 folds of whole episodes" in k_fold[3]
+    assert "in 2 folds of whole episodes" in k_fold[3]
     assert (tmp_path / "out" / "families.png") in report.paths
     assert not (run / "out").exists()
 

@@ -192,7 +192,6 @@ def test_what_is_missing_is_said(linear: LoadedRun) -> None:
 @pytest.mark.parametrize(
     "more",
     [
-        ("env=toy_environments:Drift-v0", "posterior=laplace"),
         ("env=toy_environments:Single-v0", "num_episodes=1", "posterior=ensemble"),
         (
             "env=Pendulum-v1",
