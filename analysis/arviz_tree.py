@@ -99,8 +99,9 @@ def pit_tree(pit: Arrays) -> xarray.DataTree:
 
 def save_tree(tree: xarray.DataTree, path: pathlib.Path) -> None:
     """Write the tree as netCDF, whole or not at all. A person reads it by `arviz.from_netcdf`."""
+    content = tree.to_netcdf(engine="h5netcdf")  # into memory: HDF5 crashes the process when a disk is full
     with atomic_file(path) as temporary:
-        tree.to_netcdf(temporary, engine="h5netcdf")
+        temporary.write_bytes(content)
 
 
 def load_tree(path: pathlib.Path) -> xarray.DataTree:
