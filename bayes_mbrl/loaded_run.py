@@ -170,9 +170,8 @@ def _final(run: LoadedRun, missing: list[str]) -> Knowledge | None:
     path = run.folder / "posterior" / "posterior.safetensors"
     last = max(run.snapshots, default=-1)
     if not path.exists() and last >= 0:
-        missing.append(
-            f"{path.name} is missing, since the run has not ended: what it knew after episode {last} is shown"
-        )
+        why = "" if (run.folder / "evaluation.json").exists() else ", since the run has not ended"
+        missing.append(f"{path.name} is missing{why}: what it knew after episode {last} is shown")
         return run.knowledge_after(last)
     try:
         posterior = load_posterior(path, posterior_kinds(run.config.posterior.name))

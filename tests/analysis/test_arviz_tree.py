@@ -112,11 +112,12 @@ def test_a_failed_write_leaves_the_old_file(
     save_tree(tree, path)
     before = path.read_bytes()
 
-    def disk_full(self: xarray.DataTree, file: pathlib.Path, **_: object) -> None:
-        file.write_bytes(b"half")
+    def disk_full(self: pathlib.Path, content: bytes) -> None:
+        with self.open("wb") as file:
+            file.write(content[:100])
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(xarray.DataTree, "to_netcdf", disk_full)
+    monkeypatch.setattr(pathlib.Path, "write_bytes", disk_full)
     with pytest.raises(OSError, match="no space"):
         save_tree(tree, path)
     assert path.read_bytes() == before

@@ -72,7 +72,8 @@ def test_what_was_known_at_each_episode(whole: pathlib.Path) -> None:
 
 
 def test_a_run_that_has_not_ended_shows_its_newest_snapshot(folder: pathlib.Path) -> None:
-    for name in ("transitions.npz", "evaluation.npz", "posterior/posterior.safetensors", "posterior/fit.safetensors"):
+    names = ("transitions.npz", "evaluation.npz", "posterior/posterior.safetensors", "posterior/fit.safetensors")
+    for name in (*names, "evaluation.json"):
         (folder / name).unlink()
     with open_run(folder) as run:
         assert run.final is not None
@@ -81,7 +82,13 @@ def test_a_run_that_has_not_ended_shows_its_newest_snapshot(folder: pathlib.Path
         text = "\n".join(run.missing)
         for name in ("transitions.npz", "evaluation.npz", "posterior.safetensors", "fit.safetensors"):
             assert name in text
-        assert "what it knew after episode 2 is shown" in text
+        assert "since the run has not ended: what it knew after episode 2 is shown" in text
+
+
+def test_a_finished_run_that_lost_its_posterior(folder: pathlib.Path) -> None:
+    (folder / "posterior" / "posterior.safetensors").unlink()
+    with open_run(folder) as run:
+        assert run.missing == ("posterior.safetensors is missing: what it knew after episode 2 is shown",)
 
 
 def test_rows_that_are_not_finite_are_counted(folder: pathlib.Path) -> None:
