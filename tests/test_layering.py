@@ -21,7 +21,10 @@ LAYERS = (
     ("build", "posterior_diagnosis", "progress", "run_folder", "simulation"),
     ("artefacts", "loaded_run", "refits"),
     ("experiment", "sections"),
-    ("diagnosing", "reporting",),
+    (
+        "diagnosing",
+        "reporting",
+    ),
     ("cli",),
 )
 """The trunk from the bottom to the top; a module or a package imports from lines above its own only."""
