@@ -87,7 +87,10 @@ def without(run: pathlib.Path, folder: pathlib.Path, *names: str) -> pathlib.Pat
 @pytest.mark.parametrize(
     ("names", "words"),
     [
-        (("posterior/posterior.safetensors",), "since the run has not ended"),
+        (
+            ("posterior/posterior.safetensors",),
+            "posterior.safetensors is missing: what it knew after episode 2 is shown",
+        ),
         (("posterior/fit.safetensors",), "fit's own"),
         (("transitions.npz", "checkpoint"), "transitions"),
         (("posterior",), "posterior"),
