@@ -93,6 +93,9 @@ def run(
         session.folder = run_folder.new_run_folder(out, config, command=shlex.join(["bayes-mbrl", *sys.argv[1:]]))
         with progress.for_this_terminal() as observer:
             experiment.run_experiment(config, session.folder, observer=observer)
+        typer.echo(
+            f"what it knows, and whether to believe it: {shlex.join(['bayes-mbrl', 'report', str(session.folder)])}"
+        )
 
 
 @app.command()

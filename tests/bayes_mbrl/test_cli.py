@@ -90,6 +90,7 @@ def test_options_and_overrides_arrive(experiment: _Experiment, tmp_path: pathlib
     )  # fmt: skip
     assert experiment.calls[1][0::2] == ("run", pathlib.Path("here"))
     assert (tmp_path / "here" / "config.yaml").exists()
+    assert result.output.splitlines()[-1].endswith("bayes-mbrl report here")
 
 
 def test_without_arguments_a_new_folder_is_made_below_runs(experiment: _Experiment) -> None:
