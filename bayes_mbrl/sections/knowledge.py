@@ -208,7 +208,7 @@ def _over_episodes(moments: list[_Moment]) -> Chart:
 
 
 def _along(moments: list[_Moment]) -> Slides:
-    note = "Black: the error of the mean prediction, which should rarely be twice the larger of the other two."
+    note = "Thin: the error of the mean prediction, which should rarely be twice the larger of the other two."
     y_range = _range(moments)
     charts = []
     for moment in moments:
