@@ -137,9 +137,13 @@ def chain_verdicts(summary: ChainSummary, what: str = "function values") -> list
     need = ESS_PER_CHAIN * summary.num_chains
     least = np.fmin(summary.ess_bulk, summary.ess_tail)[known]
     few = int((least < need).sum())
-    text = f"{few} of {num} {what} have fewer than {need} effective draws of {summary.num_chains * summary.num_draws}"
+    taken = summary.num_chains * summary.num_draws
+    text = f"{few} of {num} {what} have fewer than {need} effective draws of {taken}"
     text += f" (median {np.median(least):.0f})" + (": run longer" if few else "")
     severity = _severity(few, num, far=float(least.min()) < need / 4)
+    if few and taken <= need:
+        text += f"; so few draws cannot be worth {need}, whether or not the chains are sound"
+        severity = "note"
     verdicts.append(Verdict(f"ESS of {what}", float(least.min()), text, severity))
     return verdicts
 

@@ -63,6 +63,8 @@ def diagnose_run(
             _check_folds(run, wanted)
         found = diagnose(run)
         verdicts, missing = list(found.verdicts), [*run.missing, *found.missing]
+        if run.config.posterior.name in against:
+            missing.append(f"--against {run.config.posterior.name}: the run's own family, which is always compared")
         tables: list[Table] = []
         charts = dict(found.figures)
         if wanted is not None and run.builder is not None:

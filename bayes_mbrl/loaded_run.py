@@ -141,12 +141,10 @@ def open_run(folder: pathlib.Path) -> Iterator[LoadedRun]:
             builder = Builder(config, stack.enter_context(Environment(config.env)))
         except UserError as error:
             missing.append(f"the environment cannot be made here, so nothing is imagined: {error}")
-        transitions, rows = _transitions(folder / "transitions.npz", missing)
-        if transitions is None:
-            transitions, rows = _of_checkpoint(folder, missing)
+        transitions, rows = _training(folder, missing)
         evaluation = None
         if config.num_evaluation_episodes:
-            evaluation, _ = _transitions(folder / "evaluation.npz", missing)
+            evaluation = _evaluation(folder, missing)
         run = LoadedRun(
             folder,
             config,
@@ -203,10 +201,25 @@ def _transitions(path: pathlib.Path, missing: list[str]) -> tuple[Transitions | 
         return None, torch.empty(0, dtype=torch.long)
 
 
-def _of_checkpoint(folder: pathlib.Path, missing: list[str]) -> tuple[Transitions | None, Tensor]:
-    """The transitions of a run that has not ended."""
+def _training(folder: pathlib.Path, missing: list[str]) -> tuple[Transitions | None, Tensor]:
+    """The run's own file, which is written at its end; without it, that of the newest checkpoint."""
+    said: list[str] = []
+    transitions, rows = _transitions(folder / "transitions.npz", said)
     candidates = sorted((folder / "checkpoint").glob("[0-9]*/transitions.npz"))
-    return _transitions(candidates[-1], missing) if candidates else (None, torch.empty(0, dtype=torch.long))
+    if transitions is None and candidates:
+        transitions, rows = _transitions(candidates[-1], said)
+        if transitions is not None:
+            said[0] += "; the transitions are those of the last checkpoint"
+    missing += said
+    return transitions, rows
+
+
+def _evaluation(folder: pathlib.Path, missing: list[str]) -> Transitions | None:
+    path = folder / "evaluation.npz"
+    if not path.exists() and not (folder / "evaluation.json").exists():
+        missing.append("there are no evaluation episodes: the run has not been evaluated yet")
+        return None
+    return _transitions(path, missing)[0]
 
 
 def _metrics(path: pathlib.Path, missing: list[str]) -> list[dict[str, Any]]:

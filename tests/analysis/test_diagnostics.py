@@ -60,6 +60,12 @@ def test_effective_draws_of_a_process_that_is_known() -> None:
     assert verdicts[1].text.startswith("1 of 1 function values have fewer than 400 effective draws of 2000")
 
 
+def test_fewer_draws_than_effective_ones_are_wanted_are_a_note() -> None:
+    (_, verdict) = chain_verdicts(summarise_chains(INDEPENDENT[:, :100]))
+    assert verdict.severity == "note"
+    assert "so few draws cannot be worth 400, whether or not the chains are sound" in verdict.text
+
+
 def test_chains_in_different_places_and_drifting_ones_are_found() -> None:
     apart = INDEPENDENT.copy()
     apart[1, :, 0] += 1.0

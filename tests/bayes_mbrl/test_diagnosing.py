@@ -68,6 +68,11 @@ def test_families_are_refitted_and_compared(run: pathlib.Path, tmp_path: pathlib
     assert not (run / "out").exists()
 
 
+def test_the_runs_own_family_among_those_asked_for_is_said(run: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    report = diagnosing.diagnose_run(run, against=["exact-linear"], folds=2, out=tmp_path)
+    assert "--against exact-linear: the run's own family, which is always compared" in report.missing
+
+
 def test_more_folds_than_episodes_are_blocks_of_rows(run: pathlib.Path, tmp_path: pathlib.Path) -> None:
     said: list[str] = []
     report = diagnosing.diagnose_run(run, folds=7, out=tmp_path, progress=said.append)

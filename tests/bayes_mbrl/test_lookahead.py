@@ -48,6 +48,8 @@ def test_real_and_imagined_begin_alike_and_agree_for_a_known_system(generator: t
     assert seen.real.shape == (30, 6, 2)
     assert torch.equal(seen.imagined[:, :, :, 0], seen.real[:, 0].expand(20, 3, 30, 2))
     rows = seen.first_rows
+    assert (rows[0], rows[-1]) == (0, 95)  # from the first start to the last one, and evenly in between
+    assert set((rows[1:] - rows[:-1]).tolist()) <= {3, 4, 7, 8}
     assert torch.equal(seen.real[:, 3], transitions.state[rows + 3])
     assert torch.equal(seen.rewards[:, 4], transitions.reward[rows + 4])
     assert torch.equal(seen.actions[:, 4], transitions.action[rows + 4])
