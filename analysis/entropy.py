@@ -25,7 +25,10 @@ LARGEST_BLOCK = 2**21
 
 
 class LocationScale(Protocol):
-    """y = mean + std · ε, independent over dimensions: what `dynamics.likelihood` is."""
+    """y = mean + std · ε, independent over dimensions: what `dynamics.likelihood` is.
+
+    Tensors are [..., S], and ε may be distributed differently in each dimension.
+    """
 
     def log_density(self, y: Tensor, mean: Tensor, std: Tensor) -> Tensor:
         """log p(y | mean, std) elementwise, in nats."""
@@ -95,8 +98,8 @@ def split_predictive_entropy(
     """The split for y = mean_k + std_k · ε, from `num_draws` values of y for each θ_k.
 
     mean, std [K, ..., S]; `likelihood` says how ε is distributed, by default N(0, 1). The conditional entropy is
-    exact: Σ log std + that of ε, by quadrature. Takes K² · num_draws densities for each number predicted, in blocks of
-    bounded memory, in double precision.
+    exact: Σ log std + that of ε, by quadrature (to about 0.001 nats a dimension where the density of ε has jumps).
+    Takes K² · num_draws densities for each number predicted, in blocks of bounded memory, in double precision.
     Raises ValueError when shapes differ, nothing is given, num_draws < 2, a number is not finite or
     a std not above 0.
     """
@@ -110,7 +113,7 @@ def split_predictive_entropy(
         for m, s in zip(torch.split(means, block, 1), torch.split(stds, block, 1), strict=True)
     ]
     each, joint = (torch.cat([part[i] for part in parts], dim=1) for i in (0, 1))  # [3, N, S], [3, N]
-    conditional = torch.log(stds).mean(0) + _entropy_of_noise(likelihood)
+    conditional = torch.log(stds).mean(0) + _entropy_of_noise(likelihood, stds[0, :1])
     return PredictiveEntropy(
         _exact(conditional.reshape(*shape, num_dims), each.reshape(3, *shape, num_dims), mean.dtype),
         _exact(conditional.sum(-1).reshape(shape), joint.reshape(3, *shape), mean.dtype),
@@ -189,12 +192,15 @@ def _exact(conditional: Tensor, parts: Tensor, dtype: torch.dtype) -> EntropySpl
     return EntropySplit(conditional.to(dtype), information, upper, torch.zeros_like(error), error, error)
 
 
-def _entropy_of_noise(likelihood: LocationScale) -> float:
-    """−∫ φ(z) log p(ε(z)) dz by the trapezoidal rule, whose error falls exponentially for such an integrand."""
-    z = torch.linspace(-12.0, 12.0, 4001, dtype=torch.float64)
-    weight = torch.exp(-0.5 * z.square())
-    surprise = -likelihood.log_density(likelihood.noise(z), torch.zeros_like(z), torch.ones_like(z))
-    return float((weight * surprise).sum() / weight.sum())
+def _entropy_of_noise(likelihood: LocationScale, like: Tensor) -> Tensor:
+    """−∫ φ(z) log p(ε(z)) dz of each dimension [S], by the trapezoidal rule; like [1, S].
+
+    Its error falls exponentially for a smooth density, and with the step where the density jumps.
+    """
+    z = torch.linspace(-9.0, 9.0, 12_001, dtype=like.dtype, device=like.device)[:, None]
+    weight, each = torch.exp(-0.5 * z.square()), z * torch.ones_like(like)  # [Z, S]
+    surprise = -likelihood.log_density(likelihood.noise(each), torch.zeros_like(each), torch.ones_like(each))
+    return (weight * surprise).sum(0) / weight.sum()
 
 
 def _check(mean: Tensor, std: Tensor, num_draws: int) -> None:

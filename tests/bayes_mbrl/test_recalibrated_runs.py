@@ -17,6 +17,7 @@ from bayes_mbrl.environments.adapter import Environment
 from bayes_mbrl.errors import UserError
 from bayes_mbrl.inference import exact_linear
 from bayes_mbrl.loaded_run import open_run
+from bayes_mbrl.sections import knowledge
 
 LINEAR = ("dynamics=linear", "posterior=exact-linear", "dynamics.noise_std=1.0")
 """Noise above the truth's, which is about half of this."""
@@ -69,6 +70,18 @@ def test_the_run_read_back_has_the_map_that_was_planned_with(
         fitted = run.final.dynamics.fitted  # type: ignore[attr-defined]
         assert fitted.num_held_out == 75
         assert fitted.helps.any()
+
+
+@pytest.mark.usefixtures("no_picture")
+def test_the_report_says_what_the_recalibrated_model_knew(tmp_path: pathlib.Path) -> None:
+    start(tmp_path / "run", ENV, "num_episodes=3", *LINEAR, *ON)
+    with open_run(tmp_path / "run") as run:
+        assert run.final is not None
+        assert isinstance(run.final.dynamics, RecalibratedDynamics)
+        found = knowledge.section(run)
+    assert not found.missing
+    assert len(found.tables[0].rows) >= 2
+    assert all(row[-1] not in ("", "–") for row in found.tables[0].rows)  # the mutual information in nats
 
 
 @pytest.mark.usefixtures("no_picture")

@@ -1,15 +1,18 @@
 """A recalibrated dynamics is one like any other: density, noise, moments and buffers agree; planning sees it."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
+from scipy import integrate
 from torch import Tensor
 
 from bayes_mbrl.analysis.calibration import coverage
+from bayes_mbrl.analysis.entropy import split_predictive_entropy
 from bayes_mbrl.analysis.mixture import NORMAL, StudentTNoise
 from bayes_mbrl.analysis.recalibration import MappedNoise, MonotoneMap, Recalibration, unchanged
 from bayes_mbrl.data import Transitions
@@ -138,6 +141,39 @@ def test_predictions_are_those_of_the_mapped_noise(
     x, _ = base.regression_data(transitions)
     ratio = dynamics.predict_targets(theta, x)[1] / base.predict_targets(theta, x)[1]
     torch.testing.assert_close(ratio, dynamics.predict(theta, states, transitions.action)[1] / std)
+
+
+@every_likelihood
+@pytest.mark.parametrize("num_dims", [1, 3])
+def test_its_entropy_is_the_integral_of_its_density(name: str, num_dims: int) -> None:
+    """In every dimension its own; and two far components add log 2 of ignorance to it."""
+    plain, base = _mapping(num_dims), LIKELIHOODS[name]
+    bent = np.array([0.0, 0.0, 0.0, 3.0, 9.0])[:, None] * np.arange(num_dims) ** 2
+    mapping = MonotoneMap(plain.x, plain.y + bent)  # of a shape of its own in each dimension
+    noise = StudentTNoise(5.0) if name == "student-t" else NORMAL
+    mapped = MappedNoise(noise, mapping)
+    likelihood = RecalibratedLikelihood(base, mapped)
+    stds = torch.arange(1.0, num_dims + 1, dtype=torch.float64) * torch.tensor([[[1.0]], [[3.0]]])  # [2, 1, S]
+    means = torch.tensor([-1e5, 1e5], dtype=torch.float64)[:, None, None].expand_as(stds)
+    split = split_predictive_entropy(
+        means, stds, likelihood=likelihood, num_draws=5, generator=torch.Generator().manual_seed(0)
+    )
+    expected = np.empty(num_dims)
+    for d in range(num_dims):
+
+        def integrand(e: float, d: int = d) -> float:
+            row = torch.zeros(1, num_dims, dtype=torch.float64)
+            log_density = float(likelihood.log_density(row + e, row, row + 1)[0, d])
+            return -math.exp(log_density) * log_density
+
+        knots = (mapping.y[:, d] - mapped.mean[d]) / mapped.std[d]  # where the density jumps
+        edges = np.concatenate([[-300.0, -30.0], knots, [30.0, 300.0]])
+        pieces = [integrate.quad(integrand, a, b, limit=200)[0] for a, b in itertools.pairwise(edges)]
+        expected[d] = sum(pieces) + float(stds[:, 0, d].log().mean())
+    np.testing.assert_allclose(split.per_dimension.conditional[0].numpy(), expected, atol=1.5e-3)
+    assert np.ptp(expected - stds[:, 0].log().mean(0).numpy()) > (0.05 if num_dims > 1 else -1)
+    assert float(split.joint.conditional) == pytest.approx(expected.sum(), abs=4e-3)
+    torch.testing.assert_close(split.joint.mutual_information, torch.full((1,), math.log(2), dtype=torch.float64))
 
 
 def test_with_buffers_and_in_single_precision(network_problem: NetworkProblem, transitions: Transitions) -> None:
