@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
-from bayes_mbrl.algorithms.base import RandomAgent
+from bayes_mbrl.algorithms.base import Agent, RandomAgent
 from bayes_mbrl.algorithms.mpc import MPC, MPCAgent
+from bayes_mbrl.algorithms.thompson import ThompsonAgent
 from bayes_mbrl.config import Config
 from bayes_mbrl.data import Transitions
 from bayes_mbrl.dynamics.base import Dynamics
@@ -114,6 +115,11 @@ class Builder:
             )
         except (ValueError, FloatingPointError) as error:
             raise UserError(f"posterior {posterior.name}: {error}") from error
+
+    def exploring_agent(self, transitions: Transitions, posterior: Posterior) -> Agent:
+        """Who acts while data are collected: `agent`, or as the algorithm has it one that explores."""
+        agent = self.agent(transitions, posterior)
+        return ThompsonAgent(agent) if self.algorithm.thompson else agent
 
     def agent(self, transitions: Transitions, posterior: Posterior) -> MPCAgent:
         """Plans with the posterior, which was fitted to these transitions."""

@@ -196,7 +196,7 @@ def _next_episode(builder: Builder, state: RunState, observer: Observer) -> RunS
     try:
         episode = run_episode(
             builder.environment,
-            builder.base_policy() if state.posterior is None else builder.agent(*fitted(state)),
+            builder.base_policy() if state.posterior is None else builder.exploring_agent(*fitted(state)),
             number=number,
             seed=stream_seed(seed, "environment", attempt),
             generator=generator_for(seed, "acting", attempt),
@@ -252,7 +252,7 @@ class _Learning:
             return None
         self._fit(Transitions.concatenate([*self._before, *steps]))
         self._observer.phase("acting", self._builder.environment.max_episode_steps)
-        return self._builder.agent(*fitted(self.state))
+        return self._builder.exploring_agent(*fitted(self.state))
 
     def after_episode(self, episode: Transitions) -> dict[str, float | int | None]:
         """Append the episode to D, refit where no interval says otherwise, and tell how it went."""

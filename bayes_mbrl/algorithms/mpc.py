@@ -99,3 +99,5 @@ class MPC:
     """Environment steps between two fits of the posterior; None: after each episode."""
     replan_every: Annotated[int, Gt(0)] = 1
     """Environment steps between two plans; 1 is MPC proper, the horizon is open loop."""
+    thompson: bool = False
+    """Training episodes are planned with one θ each, as if it were the truth (thompson.py); evaluation is as ever."""
