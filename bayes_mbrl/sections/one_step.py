@@ -20,6 +20,10 @@ NUM_THETA = 100
 ROWS_AT_ONCE = 250
 INFORMATION_ROWS, INFORMATION_THETA, INFORMATION_DRAWS = 20, 50, 2
 """Fewer, since a mutual information takes K² · M densities a row."""
+ROUNDING = 16
+"""Units in the last place that one prediction differs by between equal θ, since products are added in another order."""
+NEGLIGIBLE = 1e-5
+"""Epistemic over aleatoric standard deviation that is taken for rounding too."""
 UNIT = "sd of Δs"
 """Standard deviations of the change of state over the whole run, root mean square over its dimensions."""
 
@@ -31,7 +35,7 @@ class OneStep:
     mean: Tensor
     """[N, S] predicted next states, in the environment's units."""
     epistemic: Tensor
-    """[N]"""
+    """[N] 0 where it is no more than rounding."""
     aleatoric: Tensor
     """[N]"""
 
@@ -54,8 +58,11 @@ def predict_one_step(
         mean, std = (values[..., : dynamics.state_dim].double() for values in predicted)
         split = split_predictive_variance(mean / scale, std / scale)
         means.append(mean.mean(0))
-        epistemic.append(split.epistemic.mean(-1))
         aleatoric.append(split.aleatoric.mean(-1))
+        digits = torch.finfo(states.dtype).eps * (1 + (means[-1] / scale).square().mean(-1).sqrt())
+        least = torch.maximum(ROUNDING * digits, NEGLIGIBLE * aleatoric[-1].sqrt()).square()
+        found = split.epistemic.mean(-1)
+        epistemic.append(torch.where(found <= least, 0.0, found))
     return OneStep(torch.cat(means), torch.cat(epistemic), torch.cat(aleatoric))
 
 

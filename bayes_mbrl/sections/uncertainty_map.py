@@ -7,6 +7,7 @@ that was visited shows the uncertainty there. Axes: N transitions, S state, G ce
 import dataclasses
 import itertools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import scipy.spatial
@@ -65,10 +66,11 @@ def section(run: LoadedRun, dimensions: tuple[int, int] | None = None) -> Sectio
         return Section(TITLE, missing=("The state has one dimension, and a map needs two.",))
     seen = run.transitions[evenly_spaced(len(run.transitions), MAX_STATES)]
     i, j = dimensions or _most_explored(seen.state)
-    grid, action = _grid(seen.state, i, j), seen.action.median(0).values
+    choices = () if run.builder is None else run.builder.environment.choices
+    grid, (action, action_words) = _grid(seen.state, i, j), _usual_action(run.transitions.action, choices)
     missing: list[str] = []
     maps = _maps(run, grid, action, missing)
-    text = (_method(run, seen, grid, action, dimensions is None), _verdict(maps[-1][2], grid))
+    text = (_method(run, seen, grid, action_words, dimensions is None), _verdict(maps[-1][2], grid))
     limits = _limits([values for _, _, parts in maps for values in parts.values()])
     figures = [_slides(part, maps, limits, run, grid) for part in ("epistemic", "aleatoric")]
     return Section(TITLE, text, tuple(f for f in figures if f), (), tuple(missing))
@@ -106,6 +108,18 @@ def _grid(state: Tensor, i: int, j: int) -> _Grid:
     return _Grid(i, j, axes[0], axes[1], states, visited)
 
 
+def _usual_action(actions: Tensor, choices: Sequence[int]) -> tuple[Tensor, str]:
+    """(action [A], its name): the median of actions [N, A], or of choices the combination taken most often."""
+    if not choices:
+        action = actions.median(0).values
+        return action, f"the median action ({', '.join(f'{value:.3g}' for value in action.tolist())})"
+    rows, counts = torch.unique(actions, dim=0, return_counts=True)
+    action = rows[int(np.argmax(counts.numpy()))]
+    chosen = [str(int(block.argmax())) for block in torch.split(action, list(choices))]
+    word = "action" if len(chosen) == 1 else "actions"
+    return action, f"{word} {' and '.join(chosen)} (taken most often; counted from 0)"
+
+
 def _maps(
     run: LoadedRun, grid: _Grid, action: Tensor, missing: list[str]
 ) -> list[tuple[str, Knowledge, dict[str, Floats]]]:
@@ -137,7 +151,7 @@ def _some(count: int) -> list[int]:
     return evenly_spaced(count, MAX_SNAPSHOTS - 1).tolist()
 
 
-def _method(run: LoadedRun, seen: Transitions, grid: _Grid, action: Tensor, chosen: bool) -> str:
+def _method(run: LoadedRun, seen: Transitions, grid: _Grid, action: str, chosen: bool) -> str:
     assert run.transitions is not None
     num_dims, num_all = run.transitions.state.shape[1], len(run.transitions)
     which = " (of all pairs, that whose plane was explored most)" if chosen and num_dims > 2 else ""
@@ -147,10 +161,9 @@ def _method(run: LoadedRun, seen: Transitions, grid: _Grid, action: Tensor, chos
     )  # fmt: skip
     thinning = f" Nearest among {len(seen)} of {num_all} states, evenly spaced." if len(seen) < num_all else ""
     over = " and ".join(without_unit(run.state_names[i]) for i in (grid.i, grid.j))
-    values = ", ".join(f"{value:.3g}" for value in action.tolist())
     return (
         f"One-step uncertainty over {over}{which}, {MARGIN:.0%} beyond what was visited, under "
-        f"the median action ({values}), with {NUM_THETA} samples of θ; in {UNIT}.{others}{thinning}"
+        f"{action}, with {NUM_THETA} samples of θ; in {UNIT}.{others}{thinning}"
     )
 
 
@@ -159,10 +172,15 @@ def _verdict(parts: dict[str, Floats], grid: _Grid) -> str:
     epistemic = parts["epistemic"]
     finite = np.isfinite(epistemic)
     at_home, abroad = epistemic[finite & grid.visited], epistemic[finite & ~grid.visited]
-    if not at_home.size or not abroad.size or not at_home.max() > 0:
+    if not at_home.size or not abroad.size or not max(at_home.max(), abroad.max()) > 0:
         return "There is no epistemic part to compare on and off the data."
     home, away = float(np.median(at_home)), float(np.median(abroad))
-    ratio = away / home if home else math.inf
+    if not home:
+        return (
+            f"At the end, the epistemic part is 0 in most visited cells and {away:.2g} {UNIT} in the others (medians): "
+            "with nothing to compare it with on the data, that is no sign of knowing where it does not know."
+        )
+    ratio = away / home
     judgement = (
         "it knows where it does not know" if ratio > 2 else "it rises off the data, if only a little" if ratio > 1.2
         else "it does not rise off the data: do not trust this model where it has not been"
@@ -185,6 +203,8 @@ def _slides(
     logs = [_log10(parts[part]) for _, _, parts in maps]
     if not any(np.isfinite(values).any() for values in logs):
         return None
+    both = any((parts["epistemic"] > 0).any() for _, _, parts in maps)
+    together = " Both parts have one scale of colours." if both else ""
     charts, labels = [], []
     for (label, knowledge, _), values in zip(maps, logs, strict=True):
         dots = run.transitions.state[: knowledge.num_fitted].double().numpy()
@@ -196,7 +216,7 @@ def _slides(
         ]
         note = (
             f"Dots: states that this posterior learned from, at most {MAX_DOTS}. −1 is a tenth of how much the state "
-            "usually changes in a step. Both parts have one scale of colours."
+            f"usually changes in a step.{together}"
         )
         title = f"Map of the {part} part, after episode {label}"
         charts.append(Chart(title, run.state_names[grid.i], run.state_names[grid.j], marks, note))

@@ -3,19 +3,23 @@
 import dataclasses
 import math
 import pathlib
+import re
+from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
 import toy_environments  # noqa: F401 (registers them)
+from torch import Tensor
 from toy_runs import start
 
 from bayes_mbrl.analysis.charts import Chart, Heatmap, Points, Section, Slides
+from bayes_mbrl.dynamics.known import KnownDynamics, Nothing
 from bayes_mbrl.inference.draws import DrawsPosterior
-from bayes_mbrl.loaded_run import LoadedRun, open_run
+from bayes_mbrl.loaded_run import Knowledge, LoadedRun, open_run
 from bayes_mbrl.sections import uncertainty_map
-from bayes_mbrl.sections.uncertainty_map import NUM_CELLS, _grid, _most_explored, _verdict, section
+from bayes_mbrl.sections.uncertainty_map import NUM_CELLS, _grid, _most_explored, _usual_action, _verdict, section
 
 EXACT = ("dynamics=linear", "posterior=exact-linear")
 
@@ -108,6 +112,9 @@ def test_the_verdict_says_whether_ignorance_rises_off_the_data() -> None:
     nothing = np.zeros((NUM_CELLS, NUM_CELLS))
     assert "no epistemic part" in _verdict({"epistemic": nothing}, grid)
     assert "no epistemic part" in _verdict({"epistemic": nothing * math.nan}, grid)
+    only_abroad = _verdict({"epistemic": np.where(grid.visited, 0.0, 0.02)}, grid)
+    assert "no sign of knowing" in only_abroad
+    assert "inf" not in only_abroad
 
 
 def test_one_set_of_parameters_has_no_map_of_ignorance(whole: LoadedRun) -> None:
@@ -117,6 +124,56 @@ def test_one_set_of_parameters_has_no_map_of_ignorance(whole: LoadedRun) -> None
     found = section(dataclasses.replace(whole, final=certain, snapshots={}))
     assert [f.title for f in found.figures] == ["Map of the aleatoric part"]
     assert "no epistemic part" in found.text[1]
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e4])
+def test_rounding_is_no_ignorance(whole: LoadedRun, offset: float) -> None:
+    """Equal θ whose predictions differ in the last digits, as those of a network do; states far from 0 have fewer."""
+    noise, generator = torch.full((3,), 0.1), torch.Generator().manual_seed(5)
+
+    def step(state: Tensor, action: Tensor) -> Tensor:
+        following = state + 0.1
+        digits = torch.finfo(torch.float32).eps * torch.randn(following.shape, generator=generator)
+        return following + digits * (following.abs() + 1)
+
+    assert whole.transitions is not None
+    moved = dataclasses.replace(
+        whole.transitions,
+        state=whole.transitions.state + offset, next_state=whole.transitions.next_state + offset,
+    )  # fmt: skip
+    equal = Knowledge(Nothing(), KnownDynamics(step, noise_std=noise), num_fitted=150)
+    found = section(dataclasses.replace(whole, transitions=moved, final=equal, snapshots={}))
+    assert [f.title for f in found.figures] == ["Map of the aleatoric part"]
+    assert "no epistemic part" in found.text[1]
+    limits = _heatmap(_slides(found, "aleatoric").charts[0]).limits
+    assert limits is not None
+    assert limits[1] - limits[0] < 0.11  # of the aleatoric part alone, which is the same everywhere
+
+
+def test_discrete_actions_are_looked_at_under_one_that_was_taken(tmp_path: pathlib.Path) -> None:
+    for env, blocks, pattern in (("Choices", [5], r"action \d "), ("ManyChoices", [3, 2], r"actions \d and \d ")):
+        start(tmp_path / env, f"toy_environments:{env}-v0", "num_episodes=3")
+        with open_run(tmp_path / env) as run:
+            assert run.transitions is not None
+            action, words = _usual_action(run.transitions.action, blocks)
+            counts = Counter(map(tuple, run.transitions.action.tolist()))
+            assert counts[tuple(action.tolist())] == max(counts.values())
+            assert [float(block.sum()) for block in torch.split(action, blocks)] == [1.0] * len(blocks)
+            assert re.match(pattern, words)
+            assert f"under {words}, with" in section(run).text[0]
+
+
+def test_the_usual_action() -> None:
+    first, second = [0.0, 0, 1, 0, 1], [1.0, 0, 0, 1, 0]
+    action, words = _usual_action(torch.tensor([first, second, second]), (3, 2))
+    assert (action.tolist(), words[:15]) == (second, "actions 0 and 0")
+    action, words = _usual_action(torch.tensor([first, first, second]), (3, 2))
+    assert (action.tolist(), words[:15]) == (first, "actions 2 and 1")
+    # The median of each entry alone would be (0, 0, 0), no action at all.
+    action, words = _usual_action(torch.eye(3)[[0, 1, 2, 1, 0, 1]], (3,))
+    assert (action.tolist(), words[:9]) == ([0, 1, 0], "action 1 ")
+    action, words = _usual_action(torch.tensor([[0.5], [-1.0], [2.0]]), ())
+    assert (action.tolist(), words) == ([0.5], "the median action (0.5)")
 
 
 def test_what_is_missing_is_said(whole: LoadedRun, tmp_path: pathlib.Path) -> None:
