@@ -1,8 +1,10 @@
 """Shift and model error of a run: known cases made from a real one, and a sentence for all that is missing."""
 
 import dataclasses
+import itertools
 import math
 import pathlib
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -56,8 +58,8 @@ def test_a_whole_run(whole: LoadedRun) -> None:
     assert all(title.startswith("Visited: s[") for title in titles[:3])
     assert all(isinstance(figure, Chart) and figure.note for figure in found.figures)
     assert (
-        "1 episode of training (50 transitions) and 8 episodes played afresh for this page (400 transitions)"
-        in (found.text[0])
+        "1 episode of training (50 transitions) and 8 episodes played afresh for this page (400 transitions; "
+        "at most 8 episodes and 2,000 steps)" in (found.text[0])
     )
     assert "5 episodes (evaluation episodes, 250 transitions)" in found.text[0]
 
@@ -74,6 +76,46 @@ def test_fresh_episodes_are_no_episodes_of_training(whole: LoadedRun) -> None:
     assert len({tuple(state.tolist()) for state in starts}) == 8
     assert whole.transitions is not None
     assert not any(bool((whole.transitions.state == state).all(1).any()) for state in starts)
+
+
+def test_fresh_episodes_do_not_depend_on_how_fast_they_are_played(
+    whole: LoadedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fast = _fresh_episodes(whole, [])
+    hours = itertools.count()
+    for clock in ("monotonic", "perf_counter", "time"):
+        monkeypatch.setattr(time, clock, lambda: 3600.0 * next(hours))
+    slow = _fresh_episodes(whole, [])
+    assert fast is not None
+    assert slow is not None
+    assert torch.equal(fast.state, slow.state)
+
+
+def test_fresh_episodes_are_bounded_by_steps(whole: LoadedRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    for budget, episodes in ((399, 7), (120, 2), (100, 2), (99, 1), (1, 1)):  # of 50 steps; one is always played
+        monkeypatch.setattr(shift, "FRESH_STEPS", budget)
+        fresh = _fresh_episodes(whole, [])
+        assert fresh is not None
+        assert len(fresh) == 50 * episodes
+
+
+def _error(rmse: float, standard_error: float) -> model_error._Error:
+    none = torch.tensor(0.0)
+    return model_error._Error(torch.tensor(rmse), torch.tensor(standard_error), none, none, 400)
+
+
+@pytest.mark.parametrize(
+    ("away", "spread", "words"),
+    [(1.3, 0.2, "not clearly another than that"), (1.5, 0.2, "1.5 times that"), (0.7, 0.2, "not clearly"),
+     (0.5, 0.2, "0.5 times that"), (9.0, math.nan, "not clearly"), (1.3, 0.1, "1.3 times that")],
+)  # fmt: skip
+def test_a_cost_of_the_shift_is_claimed_beyond_two_standard_errors(away: float, spread: float, words: str) -> None:
+    first = "base policy's data only"
+    found = {
+        (first, "base policy, fresh episodes"): _error(1.0, spread),
+        (first, "the first planned episode"): _error(away, math.nan),
+    }
+    assert f"is {words}" in model_error._cost_of_shift(found)
 
 
 def test_equal_policies_are_not_said_to_differ_and_others_are(whole: LoadedRun) -> None:
