@@ -10,7 +10,8 @@ the K samples as they are. What K samples cannot show is bracketed: a component 
 compared with, so that in the mean over samples of θ this I is too low, and it is never above log K; with the component
 left out of the mixture I is too high in the mean. Both meet as K grows. Source of the bracket: Poole et al., On
 Variational Bounds of Mutual Information (2019), "structured bounds with tractable encoders".
-Axes: K parameter samples, M draws of y for each, S dimensions of y, N data.
+Axes: K parameter samples, M draws of y for each, S dimensions of y, N data. Arrays in: NumPy's or torch's; out:
+tensors.
 """
 
 import math
@@ -18,7 +19,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
+
+from bayes_mbrl.analysis.arrays import as_floats
 
 LARGEST_BLOCK = 2**21
 """Densities held at once: 16 MiB."""
@@ -88,8 +92,8 @@ class PredictiveEntropy:
 
 
 def split_predictive_entropy(
-    mean: Tensor,
-    std: Tensor,
+    mean: ArrayLike,
+    std: ArrayLike,
     *,
     likelihood: LocationScale | None = None,
     num_draws: int = 10,
@@ -104,6 +108,7 @@ def split_predictive_entropy(
     a std not above 0.
     """
     likelihood = Gaussian() if likelihood is None else likelihood
+    mean, std = as_floats(mean), as_floats(std)
     _check(mean, std, num_draws)
     num_theta, *shape, num_dims = mean.shape
     means, stds = (values.reshape(num_theta, math.prod(shape), num_dims).double() for values in (mean, std))
@@ -120,13 +125,14 @@ def split_predictive_entropy(
     )
 
 
-def split_entropy(log_density: Tensor) -> EntropySplit:
+def split_entropy(log_density: ArrayLike) -> EntropySplit:
     """The split for any conditional density, several modes included: what is needed is that it can be drawn from.
 
     log_density [K, K, M, ...]: entry (j, k, m) is log p(y_km | θ_j), where y_km was drawn from p(y | θ_k) → [...].
     The conditional entropy is estimated from the same draws.
     Raises ValueError when the shape is not such, M < 2, or a number is NaN or +inf.
     """
+    log_density = as_floats(log_density)
     if log_density.ndim < 3 or log_density.shape[0] != log_density.shape[1] or log_density.numel() == 0:
         raise ValueError(f"need log_density [K, K, M, ...], no axis 0, got shape {[*log_density.shape]}")
     _check_draws(log_density.shape[2])

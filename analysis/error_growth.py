@@ -4,7 +4,8 @@ An error that each step multiplies grows exponentially, at the rate of a Lyapuno
 adds to grows as a power. Source of the power law: lecture, "the curse of long model-based rollouts", O(εT²); its bound
 is of the sum over T steps (Ross & Bagnell, 2010, theorem 2.1): errors that grow as h^b add up to T^(b + 1), so the
 lecture's have b = 1.
-Axes: W windows, K parameter samples, M noise draws, H horizon, S state, B resamples.
+Axes: W windows, K parameter samples, M noise draws, H horizon, S state, B resamples. Arrays in: NumPy's or torch's;
+out: tensors.
 """
 
 import math
@@ -12,8 +13,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
+from bayes_mbrl.analysis.arrays import as_floats, as_tensor
 from bayes_mbrl.analysis.charts import BLACK, BLUE, GREY, ORANGE, VERMILLION, Band, Chart, Line, Mark, Rule
 
 Law = Literal["exponential", "power"]
@@ -68,9 +71,9 @@ class GrowthFit:
     residual: float
     """Root mean square of log error − log fit: 0.1 is about 10 %."""
 
-    def at(self, horizon: Tensor) -> Tensor:
+    def at(self, horizon: ArrayLike) -> Tensor:
         """The fitted error after `horizon` [...] steps."""
-        steps = horizon.double().clamp(max=self.last)
+        steps = as_floats(horizon).double().clamp(max=self.last)
         return self.amplitude * (torch.exp(self.rate * steps) if self.law == "exponential" else steps**self.rate)
 
 
@@ -97,7 +100,7 @@ class Growth:
 
 
 def error_growth(
-    imagined: Tensor, real: Tensor, *, scale: Tensor | None = None, groups: Tensor | None = None
+    imagined: ArrayLike, real: ArrayLike, *, scale: ArrayLike | None = None, groups: ArrayLike | None = None
 ) -> ErrorGrowth:
     """Errors of imagined [K, M, W, H + 1, S] against real [W, H + 1, S] trajectories, which begin alike.
 
@@ -108,12 +111,13 @@ def error_growth(
     A trajectory that is not finite, or beyond 10⁶ standard deviations, has diverged from that step on: it is counted
     and left out of the errors. Raises ValueError for shapes that do not match, and where `real` is not finite.
     """
+    imagined, real = as_floats(imagined), as_floats(real)
     _check(imagined, real)
     num_theta, num_noise, num_windows, _, _ = imagined.shape
-    groups = torch.arange(num_windows) if groups is None else torch.unique(groups, return_inverse=True)[1]
-    if groups.shape != (num_windows,):
-        raise ValueError(f"need groups [{num_windows}], one for each window, got shape {[*groups.shape]}")
-    unit = _unit(real) if scale is None else scale.double()
+    labels = torch.arange(num_windows) if groups is None else torch.unique(as_tensor(groups), return_inverse=True)[1]
+    if labels.shape != (num_windows,):
+        raise ValueError(f"need groups [{num_windows}], one for each window, got shape {[*labels.shape]}")
+    unit = _unit(real) if scale is None else as_floats(scale).detach().double()
     if unit.shape != real.shape[2:] or not bool((torch.isfinite(unit) & (unit > 0)).all()):
         raise ValueError(f"need scale [{real.shape[2]}] of finite positive numbers, got {unit.tolist()}")
     alive = torch.ones(num_theta, num_noise, num_windows, dtype=torch.bool)
@@ -128,12 +132,12 @@ def error_growth(
         diverged.append(alive.numel() - int(alive.sum()))
     squared, single = torch.stack(of_mean, 1), torch.stack(of_single, 1)
     return ErrorGrowth(
-        *_root_mean(squared, groups),
-        *_root_mean(single, groups),
+        *_root_mean(squared, labels),
+        *_root_mean(single, labels),
         torch.tensor(diverged),
         alive.numel(),
         squared,
-        groups,
+        labels,
     )
 
 
@@ -188,12 +192,15 @@ def growth_chart(errors: ErrorGrowth, growth: Growth | None = None, *, title: st
     return Chart(title, "steps ahead", "error (standard deviations)", marks, note, log_y=True)
 
 
-def grouped_mean(values: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
+def grouped_mean(values: ArrayLike, groups: ArrayLike) -> tuple[Tensor, Tensor]:
     """(mean, its standard error) of values [W, ...] over W; rows of one group (groups [W]) may depend on each other.
 
     NaN is left out. The error is that of a ratio of sums over G groups, with the factor G / (G − 1); NaN when G = 1.
     Source: Cameron & Miller, A Practitioner's Guide to Cluster-Robust Inference (2015), eq. 11, for a mean.
     """
+    values, groups = as_floats(values), as_tensor(groups)
+    if values.ndim == 0 or groups.shape != values.shape[:1]:
+        raise ValueError(f"need values [W, ...] and groups [W], got shapes {[*values.shape]} and {[*groups.shape]}")
     present = ~torch.isnan(values)
     count = present.sum(0).double()
     mean = torch.where(present, values, 0.0).sum(0) / count

@@ -14,6 +14,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
+from bayes_mbrl.analysis.arrays import as_array
+
 Floats = NDArray[np.float64]
 
 _CHUNK = 2**20
@@ -210,7 +212,12 @@ class Mixture:
     def log_density(self, y: ArrayLike) -> Floats:
         """log p(y) of each dimension by itself [N, S], in nats."""
         y = self._outcomes(y)
-        return _log_mean_exp(self.noise.log_density((y - self.mean) / self.std) - np.log(self.std))
+        result = np.empty_like(y)
+        for rows in self._chunks():
+            std = self.std[:, rows]
+            log_density = self.noise.log_density((y[rows] - self.mean[:, rows]) / std)
+            result[rows] = _log_mean_exp(log_density - np.log(std))
+        return result
 
     def _outcomes(self, y: ArrayLike) -> Floats:
         y = checked("y", y, "[N, S]")
@@ -225,8 +232,11 @@ class Mixture:
 
 
 def checked(name: str, values: ArrayLike, axes: str) -> Floats:
-    """The values as float64. Raises ValueError, naming the field, where axes are too few or numbers are not finite."""
-    array: Floats = np.asarray(values, dtype=np.float64)
+    """The values as float64, without gradients.
+
+    Raises ValueError, naming the field, where axes are too few or numbers are not finite.
+    """
+    array = as_array(values)
     if array.ndim != axes.count(",") + 1:
         raise ValueError(f"need {name} {axes}, got shape {array.shape}")
     if bad := int((~np.isfinite(array)).sum()):

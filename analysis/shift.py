@@ -5,7 +5,8 @@ Sources: Székely & Rizzo, Energy statistics (2013), eq. 5; Gretton et al., A Ke
 section 8 (median heuristic); that both are one statistic with different kernels: Sejdinovic et al. (2013), eq. 4.2.
 Where we differ: both are U-statistics (a row is never paired with itself), so they do not depend on the number of rows
 in expectation: 0 for equal distributions, and by chance a little below it.
-Axes: N rows, D dimensions, P relabellings, G groups.
+Axes: N rows, D dimensions, P relabellings, G groups. Arrays in: NumPy's or torch's; out: numbers and tensors, of which
+no gradients are kept.
 """
 
 import itertools
@@ -15,8 +16,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
+from bayes_mbrl.analysis.arrays import as_floats, as_tensor
 from bayes_mbrl.analysis.charts import BLUE, VERMILLION, Bars, Chart, Rule
 
 Distance = Literal["energy", "mmd"]
@@ -61,7 +64,7 @@ class ShiftTest:
         )
 
 
-def energy_distance(x: Tensor, y: Tensor, *, standardise: bool = True, unbiased: bool = True) -> float:
+def energy_distance(x: ArrayLike, y: ArrayLike, *, standardise: bool = True, unbiased: bool = True) -> float:
     """2 E‖X − Y‖ − E‖X − X'‖ − E‖Y − Y'‖ of x [N, D] and y [N', D]: 0 for equal distributions only.
 
     With `standardise` every dimension is first divided by its std over both samples together. `unbiased` leaves out
@@ -73,7 +76,7 @@ def energy_distance(x: Tensor, y: Tensor, *, standardise: bool = True, unbiased:
 
 
 def squared_mmd(
-    x: Tensor, y: Tensor, *, bandwidth: float | None = None, standardise: bool = True, unbiased: bool = True
+    x: ArrayLike, y: ArrayLike, *, bandwidth: float | None = None, standardise: bool = True, unbiased: bool = True
 ) -> float:
     """E k(X, X') + E k(Y, Y') − 2 E k(X, Y), k(u, v) = exp(−‖u − v‖² / (2 bandwidth²)): within [0, 2] but for chance.
 
@@ -84,12 +87,12 @@ def squared_mmd(
 
 
 def shift_test(
-    x: Tensor,
-    y: Tensor,
+    x: ArrayLike,
+    y: ArrayLike,
     *,
     distance: Distance = "energy",
-    groups_x: Tensor | None = None,
-    groups_y: Tensor | None = None,
+    groups_x: ArrayLike | None = None,
+    groups_y: ArrayLike | None = None,
     num_permutations: int = 999,
     bandwidth: float | None = None,
     standardise: bool = True,
@@ -110,11 +113,13 @@ def shift_test(
     """
     if num_permutations < 1 or max_rows < 2:
         raise ValueError(f"need num_permutations >= 1 and max_rows >= 2, got {num_permutations} and {max_rows}")
+    x, y = as_floats(x), as_floats(y)
     _check(x, y)
     if (groups_x is None) != (groups_y is None):
         raise ValueError("need groups of both samples or of none, got those of one")
     samples, labels = [], []
-    for name, values, groups in (("groups_x", x, groups_x), ("groups_y", y, groups_y)):
+    for name, values, of_rows in (("groups_x", x, groups_x), ("groups_y", y, groups_y)):
+        groups = None if of_rows is None else as_tensor(of_rows)
         if groups is not None and groups.shape != (len(values),):
             raise ValueError(f"need {name} [{len(values)}], one for each row, got shape {[*groups.shape]}")
         kept = torch.randperm(len(values), generator=generator)[:max_rows].sort().values
@@ -138,13 +143,13 @@ def shift_test(
 
 
 def marginal_chart(
-    x: Tensor, y: Tensor, *, name: str, labels: tuple[str, str], title: str = "", num_bins: int = 30
+    x: ArrayLike, y: ArrayLike, *, name: str, labels: tuple[str, str], title: str = "", num_bins: int = 30
 ) -> Chart:
     """Histograms of one dimension, called `name` with its unit, of two samples x [N] and y [N'], as densities."""
+    x, y = as_floats(x).detach().double(), as_floats(y).detach().double()
     if x.ndim != 1 or y.ndim != 1:
         raise ValueError(f"need x [N] and y [N'] of one dimension, got shapes {[*x.shape]} and {[*y.shape]}")
     _check(x[:, None], y[:, None])
-    x, y = x.detach().double(), y.detach().double()
     both = torch.cat([x, y])
     low, high = float(both.min()), float(both.max())
     margin = 0.5 * max(abs(high), 1.0) if high - low <= 1e-9 * max(abs(low), abs(high)) else 0.0  # a constant
@@ -180,8 +185,9 @@ def null_chart(test: ShiftTest, *, num_bins: int = 30) -> Chart:
 
 
 def _distance_between(
-    x: Tensor, y: Tensor, distance: Distance, bandwidth: float | None, standardise: bool, unbiased: bool
+    x: ArrayLike, y: ArrayLike, distance: Distance, bandwidth: float | None, standardise: bool, unbiased: bool
 ) -> float:
+    x, y = as_floats(x), as_floats(y)
     _check(x, y)
     kernel, _ = _kernel(x, y, distance, bandwidth, standardise, diagonal=not unbiased)
     num_x, num_y, less = len(x), len(y), 1 if unbiased else 0

@@ -230,6 +230,8 @@ def test_bad_data_are_named() -> None:
         error_growth(imagined, real, scale=torch.tensor([1.0, 0.0]))
     with pytest.raises(ValueError, match=r"need groups \[3\]"):
         error_growth(imagined, real, groups=torch.zeros(4))
+    with pytest.raises(ValueError, match=r"groups \[W\], got shapes \[4, 2\] and \[3\]"):
+        grouped_mean(torch.zeros(4, 2), torch.zeros(3))
     real[1, 2] = math.nan
     with pytest.raises(ValueError, match="real has 2 of 30 numbers that are NaN"):
         error_growth(imagined, real)

@@ -104,11 +104,26 @@ def test_draws_have_the_moments_and_the_joint_components() -> None:
     np.testing.assert_allclose(draws.std(0), total, rtol=0.05)
 
 
-def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    mixture, y = _mixture(), np.zeros((5, 2))
-    whole = mixture.log_cdf(y)
-    monkeypatch.setattr("bayes_mbrl.analysis.mixture._CHUNK", 1)
-    np.testing.assert_array_equal(np.stack(whole), np.stack(mixture.log_cdf(y)))
+@every_noise
+def test_chunks_change_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    mixture, y = _mixture(NOISES[name][0]), np.random.default_rng(4).normal(size=(5, 2))
+    whole, densities = mixture.log_cdf(y), mixture.log_density(y)
+    rows: list[int] = []
+    density = type(mixture.noise).log_density
+    monkeypatch.setattr(type(mixture.noise), "log_density", lambda n, e: rows.append(e.shape[1]) or density(n, e))
+    for chunk, expected in ((1, [1] * 5), (2 * 3 * 2, [2, 2, 1])):
+        monkeypatch.setattr("bayes_mbrl.analysis.mixture._CHUNK", chunk)
+        rows.clear()
+        np.testing.assert_allclose(mixture.log_density(y), densities, rtol=1e-14)
+        assert rows == expected
+        np.testing.assert_allclose(np.stack(mixture.log_cdf(y)), np.stack(whole), rtol=1e-14)
+
+
+def test_gradients_are_left_behind() -> None:
+    reference = _mixture()
+    mean, std = (torch.tensor(a).requires_grad_() for a in (reference.mean, reference.std))
+    y = torch.zeros(5, 2, dtype=torch.float64, requires_grad=True)
+    np.testing.assert_array_equal(Mixture(mean, std).log_density(y), reference.log_density(np.zeros((5, 2))))  # type: ignore[arg-type]
 
 
 def test_tensors_of_any_layout_and_precision() -> None:

@@ -10,6 +10,7 @@ from torch.distributions import Normal
 from bayes_mbrl.analysis.uncertainty import (
     VarianceSplit,
     mixture_log_likelihood,
+    split_predictive_covariance,
     split_predictive_variance,
     split_return_variance,
 )
@@ -113,11 +114,43 @@ def test_a_known_noise_is_found_wherever_it_is_loud(generator: torch.Generator) 
     assert float(split.epistemic_share[4, 1]) < 1e-5
 
 
+@pytest.mark.parametrize("shape", [(), (4,), (2, 3)])
+def test_joint_split_is_torchs_covariance(shape: tuple[int, ...], generator: torch.Generator) -> None:
+    scale = torch.tensor([1e-3, 1.0, 40.0], dtype=torch.float64)
+    mean = 1e3 + normal(6, *shape, 3, generator=generator).cumsum(-1) * scale  # the dimensions go together
+    std = normal(6, *shape, 3, generator=generator).abs()
+    joint, each = split_predictive_covariance(mean, std), split_predictive_variance(mean, std)
+    assert joint.epistemic.shape == joint.aleatoric.shape == (*shape, 3, 3)
+    flat = mean.reshape(6, -1, 3)
+    for n, got in enumerate(joint.epistemic.reshape(-1, 3, 3)):
+        torch.testing.assert_close(got, torch.cov(flat[:, n].T))
+    for together, apart in ((joint.epistemic, each.epistemic), (joint.aleatoric, each.aleatoric)):
+        torch.testing.assert_close(together.diagonal(dim1=-2, dim2=-1), apart)
+    assert int((joint.aleatoric != 0).sum()) == 3 * math.prod(shape)
+    torch.testing.assert_close(joint.total, joint.epistemic + joint.aleatoric)
+
+
+def test_joint_split_of_a_linear_gaussian_prediction(generator: torch.Generator) -> None:
+    """y = A θ + ε, θ ~ N(0, Σ): A Σ Aᵀ is ignorance and diag(σ²) noise, without bias at K = 3."""
+    a = torch.tensor([[1.0, 2.0], [0.0, 30.0], [0.5, -1.0]], dtype=torch.float64)
+    factor = torch.tensor([[0.6, 0.0], [0.4, 0.1]], dtype=torch.float64)
+    noise = torch.tensor([0.2, 5.0, 1.0], dtype=torch.float64)
+    mean = normal(3, 20_000, 2, generator=generator) @ (a @ factor).T
+    split = split_predictive_covariance(mean, noise.expand_as(mean))
+    truth = a @ factor @ factor.T @ a.T
+    assert_mean_within_5_standard_errors(split.epistemic, truth)
+    assert_mean_within_5_standard_errors(split.total, truth + torch.diag(noise.square()))
+    torch.testing.assert_close(split.aleatoric[7], torch.diag(noise.square()))
+
+
 def test_one_sample_knows_no_ignorance() -> None:
     split = split_predictive_variance(torch.tensor([[4.0, 5.0]]), torch.tensor([[1.0, 3.0]]))
     assert split.epistemic.tolist() == [0.0, 0.0]
     assert split.aleatoric.tolist() == [1.0, 9.0]
     assert split_return_variance(torch.tensor([[[1.0], [3.0]]])).epistemic.tolist() == [0.0]
+    joint = split_predictive_covariance(torch.tensor([[4.0, 5.0]]), torch.tensor([[1.0, 3.0]]))
+    assert joint.epistemic.tolist() == [[0.0, 0.0], [0.0, 0.0]]
+    assert joint.total.tolist() == [[1.0, 0.0], [0.0, 9.0]]
 
 
 def test_nothing_uncertain_has_share_zero() -> None:
@@ -207,6 +240,9 @@ def test_wrong_shapes_are_named() -> None:
         split_return_variance(torch.zeros(5, 2))
     with pytest.raises(ValueError, match=r"got \[3, 2\] and \[3, 1\]"):
         split_predictive_variance(torch.zeros(3, 2), torch.zeros(3, 1))
+    for mean, std in ((torch.zeros(3, 2), torch.zeros(3, 1)), (torch.zeros(3),) * 2, (torch.zeros(0, 2),) * 2):
+        with pytest.raises(ValueError, match=r"one shape \[K, ..., S\], K >= 1"):
+            split_predictive_covariance(mean, std)
     with pytest.raises(ValueError, match=r"need log_likelihood \[K, N\]"):
         mixture_log_likelihood(torch.zeros(3))
     with pytest.raises(ValueError, match="K >= 1"):
