@@ -16,6 +16,7 @@ import torch
 from numpy.typing import ArrayLike
 from scipy import special, stats
 
+from bayes_mbrl.analysis.arrays import as_array
 from bayes_mbrl.analysis.charts import CYCLE, GREY, Band, Chart, Line, Rule
 from bayes_mbrl.analysis.mixture import Floats, checked
 
@@ -33,7 +34,7 @@ def pit_of_draws(draws: ArrayLike, y: ArrayLike, *, generator: torch.Generator) 
     draws [R, N, S], y [N, S]; an infinite draw counts as far out. Raises ValueError where a draw is NaN, there is none,
     or an outcome is not finite. Source: Czado, Gneiting & Held (2009).
     """
-    draws, y = np.asarray(draws, dtype=np.float64), checked("y", y, "[N, S]")
+    draws, y = as_array(draws), checked("y", y, "[N, S]")
     if bad := int(np.isnan(draws).sum()):
         raise ValueError(f"draws has NaN in {bad} of {draws.size} numbers: leave these out, and say how many they are")
     if draws.shape[1:] != y.shape or len(draws) == 0:
@@ -43,7 +44,14 @@ def pit_of_draws(draws: ArrayLike, y: ArrayLike, *, generator: torch.Generator) 
 
 
 def coverage(pit: ArrayLike, levels: Sequence[float] = LEVELS) -> Floats:
-    """Share of outcomes that the central intervals of these levels hold: pit [N, S] → [L, S]. Calibrated: = levels."""
+    """Share of outcomes that the central intervals of these levels hold: pit [N, S] → [L, S]. Calibrated: = levels.
+
+    The ends 0 (the median alone) and 1 (everything) are levels too, for whole curves. Raises ValueError for a level
+    outside [0, 1], or when there is none.
+    """
+    wrong = [level for level in levels if not 0 <= level <= 1]
+    if wrong or len(levels) == 0:
+        raise ValueError(f"need levels within [0, 1], at least one, got {wrong or 'none'}: 90 % is 0.9")
     outward = np.abs(2 * _checked_pit(pit) - 1)
     return np.stack([(outward <= level).mean(0) for level in levels])
 
@@ -126,10 +134,20 @@ def simultaneous_band(
 
 
 def coverage_verdict(level: float, held: float, num_data: int) -> str:
-    """ "90 % intervals hold 71 % of 1,000 outcomes: too narrow". Right is what is off by less than `TOLERANCE`, or by
-    less than two standard errors of as many independent outcomes."""
-    margin = max(TOLERANCE, 2 * math.sqrt(level * (1 - level) / num_data))
-    verdict = "about right" if abs(held - level) <= margin else "too narrow" if held < level else "too wide"
+    """ "90 % intervals hold 71 % of 1,000 outcomes: too narrow".
+
+    Off by more than `TOLERANCE`, and by more than chance makes so many independent outcomes: too narrow or too wide.
+    Off by less, where chance would not hide more: about right. Otherwise there are too few outcomes to tell. Chance is
+    two standard errors, and half an outcome more for a fault to be found, as counts are whole.
+    Raises ValueError unless level and held are within [0, 1] and num_data >= 1.
+    """
+    if not (0 <= level <= 1 and 0 <= held <= 1 and num_data >= 1):
+        raise ValueError(f"need level and held within [0, 1] and num_data >= 1, got {level}, {held} and {num_data}")
+    off, chance = abs(held - level), 2 * math.sqrt(level * (1 - level) / num_data)
+    if off > max(TOLERANCE, chance + 0.5 / num_data) + 1e-9:
+        verdict = "too narrow" if held < level else "too wide"
+    else:
+        verdict = "about right" if max(off, chance) <= TOLERANCE + 1e-9 else "too few outcomes to tell"
     return f"{100 * level:.0f} % intervals hold {100 * held:.0f} % of {num_data:,} outcomes: {verdict}"
 
 
@@ -160,7 +178,7 @@ def coverage_chart(pits: Mapping[str, ArrayLike], *, title: str) -> Chart:
     """Share of outcomes held against the level of the interval, a line for each name: pits {name: [N] or [N, S]}."""
     levels = np.array([0.0, *LEVELS, 1.0])
     lines = [
-        Line(levels, coverage(np.reshape(np.asarray(pit), (-1, 1)), levels.tolist())[:, 0], name, _color(number))
+        Line(levels, coverage(as_array(pit).reshape(-1, 1), levels.tolist())[:, 0], name, _color(number))
         for number, (name, pit) in enumerate(pits.items())
     ]
     return Chart(
@@ -190,7 +208,7 @@ def horizon_chart(
     """
     lines = []
     for number, (name, curve) in enumerate(curves.items()):
-        values = np.asarray(curve, dtype=np.float64)
+        values = as_array(curve)
         dashed = number % together < together - 1
         lines.append(Line(np.arange(1.0, len(values) + 1), values, name, _color(number // together), dashed=dashed))
     return Chart(title, "time steps ahead", y_label, [*(Rule(level) for level in levels), *lines], note=note)

@@ -135,12 +135,39 @@ def test_one_datum() -> None:
 
 
 @pytest.mark.parametrize(
-    ("held", "num_data", "verdict"),
-    [(0.71, 1000, "too narrow"), (0.97, 1000, "too wide"), (0.88, 1000, "about right"), (0.75, 10, "about right")],
+    ("level", "held", "num_data", "verdict"),
+    [
+        (0.9, 0.71, 1000, "too narrow"),
+        (0.9, 0.97, 1000, "too wide"),
+        (0.9, 0.88, 1000, "about right"),
+        (0.9, 0.85, 100_000, "about right"),  # off, and surely so, but by no more than what counts
+        (0.9, 0.849, 100_000, "too narrow"),
+        (0.5, 0.551, 100_000, "too wide"),
+        (0.9, 0.5, 2, "too few outcomes to tell"),
+        (0.9, 1.0, 10, "too few outcomes to tell"),
+        (0.9, 0.9, 10, "too few outcomes to tell"),  # so it might be with intervals that hold 75 %
+        (0.9, 0.75, 10, "too few outcomes to tell"),
+        (0.99, 0.9, 10, "too few outcomes to tell"),  # one of ten missed
+        (0.9, 0.2, 10, "too narrow"),  # few, yet enough
+        (0.5, 1.0, 12, "too wide"),
+        (0.9, 0.9, 145, "about right"),  # two standard errors are 5 points at 144
+        (0.9, 0.9, 143, "too few outcomes to tell"),
+        (0.5, 0.54, 300, "too few outcomes to tell"),
+        (0.5, 0.54, 500, "about right"),
+    ],
 )
-def test_a_verdict_in_words(held: float, num_data: int, verdict: str) -> None:
-    sentence = coverage_verdict(0.9, held, num_data)
-    assert sentence == f"90 % intervals hold {100 * held:.0f} % of {num_data:,} outcomes: {verdict}"
+def test_a_verdict_in_words(level: float, held: float, num_data: int, verdict: str) -> None:
+    sentence = coverage_verdict(level, held, num_data)
+    assert sentence == f"{100 * level:.0f} % intervals hold {100 * held:.0f} % of {num_data:,} outcomes: {verdict}"
+
+
+@pytest.mark.parametrize("level", [0.5, 0.9, 0.99])
+@pytest.mark.parametrize("num_data", [2, 10, 50, 200, 3000])
+def test_a_fault_is_rarely_found_in_what_is_right(level: float, num_data: int) -> None:
+    counts = np.arange(num_data + 1)
+    chance = stats.binom.pmf(counts, num_data, level)
+    found = [coverage_verdict(level, k / num_data, num_data).endswith(("too narrow", "too wide")) for k in counts]
+    assert chance[found].sum() < 0.06
 
 
 def test_charts_say_what_was_counted() -> None:
@@ -171,6 +198,13 @@ def test_charts_say_what_was_counted() -> None:
 def test_what_is_wrong_is_said() -> None:
     with pytest.raises(ValueError, match=r"within \[0, 1\]"):
         coverage([[1.5]])
+    for levels in ((0.5, 2.0), (-0.1,), (math.nan,), (90,), ()):
+        for function in (coverage, calibration_error):
+            with pytest.raises(ValueError, match=r"levels within \[0, 1\], at least one, got (none|\[)"):
+                function([[0.5]], levels)
+    for level, held, num_data in ((2.0, 0.5, 9), (0.9, 1.5, 9), (0.9, math.nan, 9), (0.9, 0.9, 0)):
+        with pytest.raises(ValueError, match="num_data >= 1"):
+            coverage_verdict(level, held, num_data)
     with pytest.raises(ValueError, match="pit has NaN or infinity in 1 of 2"):
         calibration_error([[0.5], [np.nan]])
     with pytest.raises(ValueError, match="num_data >= 1"):
