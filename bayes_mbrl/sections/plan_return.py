@@ -35,8 +35,13 @@ from bayes_mbrl.planners.base import search
 TITLE = "What a plan may return"
 MAX_STATES = 20
 NUM_THETA, NUM_NOISE = 50, 10
-DETECTABLE = (2 / (NUM_THETA - 1)) ** 0.25 / NUM_NOISE**0.5
-"""Epistemic over aleatoric standard deviation, where the epistemic variance is as large as its own standard error."""
+DETECTABLE = (8 / (NUM_THETA - 1)) ** 0.25 / NUM_NOISE**0.5
+"""Epistemic over aleatoric standard deviation, where the epistemic variance is twice its standard error."""
+LEAST_SHARE = DETECTABLE**2 / (1 + DETECTABLE**2)
+"""Of the variance, that can be detected."""
+CERTAIN = 0.01
+"""Standard deviation of a return, over the root mean square of what plans return, that is called practically none. The
+size of returns and not how they differ between states: where all states are worth the same, nothing is uncertain."""
 NUM_CANDIDATES = 50
 MAX_PREDICTIONS = 2 * 10**7
 """Of single steps while planning: fewer states are looked at where the planner searches for long."""
@@ -130,27 +135,60 @@ def _method(agent: MPCAgent, planned: list[_Planned], num_steps: int, name: str)
 
 
 def _verdict(planned: list[_Planned]) -> list[str]:
-    epistemic, aleatoric = (
-        torch.stack([getattr(one.parts.variance, part)[-1, 0] for one in planned])
-        for part in ("epistemic", "aleatoric")
-    )
+    epistemic, aleatoric, returns = (
+        torch.stack(values).double()
+        for values in zip(
+            *[(o.parts.variance.epistemic[-1, 0], o.parts.variance.aleatoric[-1, 0], o.parts.mean[-1, 0])
+              for o in planned], strict=True,
+        )
+    )  # fmt: skip
     mean = VarianceSplit(epistemic.mean().clamp(min=0), aleatoric.mean())
     share, deviations = float(mean.epistemic_share), (float(mean.epistemic.sqrt()), float(mean.aleatoric.sqrt()))
+    total, size = float(mean.total.sqrt()), float(returns.square().mean().sqrt())
     if not any(deviations):
         return ["The model is certain of what its plans return: neither samples of θ nor the noise make a difference."]
+    if total < CERTAIN * size:
+        return [
+            f"What its plans return is practically certain to the model: a standard deviation of {total:.2g}, both "
+            f"parts together, where returns are of the size {size:.3g} (root mean square over these states). Which "
+            "part is the larger says little there."
+        ]
+    if deviations[0] < DETECTABLE * deviations[1]:
+        return [
+            "Over these states the ignorance in a plan's return is below what can be detected "
+            f"({DETECTABLE:.0%} of the aleatoric standard deviation, which is {deviations[1]:.3g} in units of reward): "
+            "more data would change little, since the rest is noise to the model."
+        ]
     advice = (
         "more data would make returns easier to foretell" if share > 0.6
         else "more data would change little, since the rest is noise to the model" if share < 0.4
         else "about half of it could go with more data"
     )  # fmt: skip
-    most = planned[int(epistemic.argmax())]
-    least = _deviation(most.parts.variance.epistemic)
-    known = least > 2 * DETECTABLE * _deviation(most.parts.variance.aleatoric)
-    where = f" The model knew least at step {most.step}: {least:.3g}." if known else ""
+    most = _least_known(planned)
+    where = "" if most is None else f" The model knew least at step {most.step}: {_cell(most.parts.variance)}."
     return [
         f"Over these states {share:.0%} of the variance of a plan's return is ignorance: {advice}. Standard deviations "
         f"are {deviations[0]:.3g} (epistemic) and {deviations[1]:.3g} (aleatoric), in units of reward.{where}"
     ]
+
+
+def _least_known(planned: list[_Planned]) -> _Planned | None:
+    """Where the ignorance is largest; None where it is within what chance would show as the largest of several."""
+    most = max(planned, key=lambda one: float(one.parts.variance.epistemic[-1, 0]))
+    parts = most.parts.variance
+    return most if _deviation(parts.epistemic) > 1.5 * DETECTABLE * _deviation(parts.aleatoric) else None
+
+
+def _is_detected(variance: VarianceSplit) -> bool:
+    """Whether the whole plan's epistemic part can be told from 0; it is exact where there is no noise."""
+    return _deviation(variance.epistemic) >= DETECTABLE * _deviation(variance.aleatoric)
+
+
+def _cell(variance: VarianceSplit) -> str:
+    """The epistemic standard deviation of the whole plan, or what it is below."""
+    if _is_detected(variance):
+        return f"{_deviation(variance.epistemic):.3g}"
+    return f"< {DETECTABLE * _deviation(variance.aleatoric):.2g}"
 
 
 def _over_time(planned: list[_Planned]) -> Chart:
@@ -189,7 +227,9 @@ def _along_horizon(planned: list[_Planned]) -> Slides:
 
 def _candidates(run: LoadedRun, agent: MPCAgent, planned: list[_Planned], missing: list[str]) -> Chart | None:
     """Mean and both deviations of candidates that the search begins with, and of the chosen plan."""
-    one = max(planned, key=lambda p: float(p.parts.variance.epistemic[-1, 0]))
+    most = _least_known(planned)
+    one = planned[0] if most is None else most
+    why = "" if most is None else ", where the model seemed to know least"
     generator = run.generator("candidate plans")
     asked = agent.planner.ask(agent.planner.init(), generator=generator)
     plans = torch.cat([one.plan[None], asked[evenly_spaced(len(asked), NUM_CANDIDATES)]])
@@ -222,7 +262,7 @@ def _candidates(run: LoadedRun, agent: MPCAgent, planned: list[_Planned], missin
         )
         marks.append(Points(mean[:1], deviations[part][:1], "", color, size=8.0, opacity=1.0))
     note = (
-        f"At step {one.step}, where the model seemed to know least. Each candidate has two dots, one above the other; "
+        f"At step {one.step}{why}. Each candidate has two dots, one above the other; "
         "all met the same θ and the same noise. The chosen plan has black rims: a search for the mean return ends far "
         "right."
     )
@@ -236,8 +276,9 @@ def _table(planned: list[_Planned]) -> Table:
         parts = planned[i].parts
         rows.append(
             (
-                str(planned[i].step), f"{float(parts.mean[-1, 0]):.4g}", f"{_deviation(parts.variance.epistemic):.3g}",
-                f"{_deviation(parts.variance.aleatoric):.3g}", f"{_share(parts.variance):.0%}",
+                str(planned[i].step), f"{float(parts.mean[-1, 0]):.4g}", _cell(parts.variance),
+                f"{_deviation(parts.variance.aleatoric):.3g}",
+                f"{_share(parts.variance):.0%}" if _is_detected(parts.variance) else f"< {LEAST_SHARE:.0%}",
             )
         )  # fmt: skip
     columns = ("planned at step", "expected return", "epistemic sd", "aleatoric sd", "epistemic share")

@@ -107,11 +107,10 @@ def _states(
         return ["A policy visited fewer than two states, so nothing can be compared."], [], []
     tests = [_test(run, distance, states, groups, learned) for distance in ("energy", "mmd")]
     first = tests[0]
-    played = (
-        ""
-        if fresh is None
-        else f" and {_episodes(fresh)} played afresh for this page ({len(fresh)} transitions; at most {FRESH_EPISODES} episodes and {FRESH_STEPS:,} steps)"
-    )
+    played = "" if fresh is None else (
+        f" and {_episodes(fresh)} played afresh for this page ({len(fresh)} transitions; at most {FRESH_EPISODES} "
+        f"episodes and {FRESH_STEPS:,} steps)"
+    )  # fmt: skip
     text = [
         "A model is only as good as its data, and planning with it changes which states are visited: this is the "
         "distribution shift of the lecture. Compared are the states of the base policy, from "
