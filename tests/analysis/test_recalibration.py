@@ -9,6 +9,7 @@ import pytest
 import torch
 from scipy import integrate, stats
 
+from bayes_mbrl.analysis import recalibration
 from bayes_mbrl.analysis.calibration import calibration_error, coverage
 from bayes_mbrl.analysis.mixture import NORMAL, Mixture, StudentTNoise, SymmetricNoise
 from bayes_mbrl.analysis.recalibration import MappedNoise, MonotoneMap, fit_recalibration
@@ -52,10 +53,10 @@ def test_a_wrong_std_is_mended_on_fresh_data(
     problem = {"width": width, "num_theta": num_theta, "spread": spread, "noise": noise}
     if isinstance(noise, StudentTNoise):
         problem["draw"] = lambda random, shape: random.standard_t(5.0, size=shape) * math.sqrt(3 / 5)
-    recalibration = fit_recalibration(*_problem(500, seed=1, **problem))  # type: ignore[arg-type]
+    found = fit_recalibration(*_problem(500, seed=1, **problem))  # type: ignore[arg-type]
     before, y = _problem(4000, seed=2, **problem)  # type: ignore[arg-type]
-    after = _mapped(before, recalibration.mapping)
-    assert recalibration.helps.all()
+    after = _mapped(before, found.mapping)
+    assert found.helps.all()
     assert ((_held(before, y) < 0.7) if width < 1 else (_held(before, y) > 0.98)).all()
     error = math.sqrt(0.09 / 500 + 0.09 / 4000)
     assert (np.abs(_held(after, y) - 0.9) < 4 * error).all()
@@ -67,9 +68,9 @@ def test_skewed_noise_becomes_skewed() -> None:
     def exponential(random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
         return random.exponential(size=shape) - 1
 
-    recalibration = fit_recalibration(*_problem(1000, seed=3, width=1.0, draw=exponential))
+    found = fit_recalibration(*_problem(1000, seed=3, width=1.0, draw=exponential))
     before, y = _problem(4000, seed=4, width=1.0, draw=exponential)
-    after = _mapped(before, recalibration.mapping)
+    after = _mapped(before, found.mapping)
     for low, high in ((0.0, 0.05), (0.45, 0.55), (0.95, 1.0)):
         share = [((m.pit(y) > low) & (m.pit(y) <= high)).mean() for m in (before, after)]
         assert abs(share[1] - (high - low)) < 0.02
@@ -79,11 +80,11 @@ def test_skewed_noise_becomes_skewed() -> None:
 
 def test_what_was_not_seen_is_not_unheard_of() -> None:
     """Noise that was too wide is narrowed where outcomes were, not as far out as none was."""
-    recalibration = fit_recalibration(*_problem(400, seed=9, width=5.0))
+    found = fit_recalibration(*_problem(400, seed=9, width=5.0))
     before, _ = _problem(200, seed=10, width=5.0)
-    after = _mapped(before, recalibration.mapping)
+    after = _mapped(before, found.mapping)
     y = before.mean[0] + 15 * before.std[0]
-    assert recalibration.helps.all()
+    assert found.helps.all()
     assert (after.log_density(y) > 1.5 * before.log_density(y)).all()
     near = before.mean[0] + 0.1 * before.std[0]
     assert (after.log_density(near) > before.log_density(near) + 1).all()
@@ -94,12 +95,32 @@ def test_what_is_calibrated_stays(num_data: int) -> None:
     """Nearly always as it is; and where chance speaks for a map, it does little harm."""
     kept, losses = 0, []
     for seed in range(25):
-        recalibration = fit_recalibration(*_problem(num_data, seed=seed, width=1.0))
+        found = fit_recalibration(*_problem(num_data, seed=seed, width=1.0))
         before, y = _problem(2000, seed=100 + seed, width=1.0)
-        kept += int((~recalibration.helps).sum())
-        losses.append((before.log_density(y) - _mapped(before, recalibration.mapping).log_density(y)).mean())
+        kept += int((~found.helps).sum())
+        losses.append((before.log_density(y) - _mapped(before, found.mapping).log_density(y)).mean())
     assert kept >= 0.9 * 50
     assert np.mean(losses) < 0.02
+
+
+def test_a_map_helps_where_its_gain_is_above_two_standard_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A map that widens by 1.2, whatever it is fitted to: what it gains is known in closed form."""
+    widths = np.linspace(0.9, 1.4, 40)  # of the outcomes in each dimension, against a model of 1
+    y = np.random.default_rng(11).normal(size=(120, 40)) * widths
+
+    def widened(noise: SymmetricNoise, residual: np.ndarray, log_std: np.ndarray, num_knots: int) -> MonotoneMap:
+        x = np.linspace(-3, 3, 4)[:, None].repeat(residual.shape[2], axis=1)
+        return MonotoneMap(x, 1.2 * x)
+
+    monkeypatch.setattr(recalibration, "_fit_map", widened)
+    found = fit_recalibration(Mixture(np.zeros((1, 120, 40)), np.ones((1, 120, 40))), y)
+    gains = stats.norm.logpdf(y, scale=1.2) - stats.norm.logpdf(y)
+    np.testing.assert_allclose(found.gain, gains.mean(0), atol=1e-12)
+    errors_above = gains.mean(0) / (gains.std(0) / math.sqrt(120))
+    for low, high in ((-9, 0), (0, 1), (1, 1.8), (2.2, 3), (3, 9)):  # all kinds are there
+        assert ((errors_above > low) & (errors_above < high)).any()
+    assert found.helps.tolist() == (errors_above > 2).tolist()
+    assert np.ptp(found.mapping.y, axis=0) == pytest.approx(np.where(found.helps, 7.2, 6.0))
 
 
 def test_few_held_out_outcomes() -> None:
@@ -116,9 +137,9 @@ def test_few_held_out_outcomes() -> None:
 def test_a_dimension_that_is_right_stays_beside_one_that_is_wrong() -> None:
     mixture, y = _problem(400, seed=7, width=1.0)
     wrong = Mixture(mixture.mean, mixture.std * np.array([1.0, 0.2]))
-    recalibration = fit_recalibration(wrong, y)
-    assert recalibration.helps.tolist() == [False, True]
-    assert np.array_equal(recalibration.mapping.x[:, 0], recalibration.mapping.y[:, 0])
+    found = fit_recalibration(wrong, y)
+    assert found.helps.tolist() == [False, True]
+    assert np.array_equal(found.mapping.x[:, 0], found.mapping.y[:, 0])
 
 
 @pytest.mark.parametrize("noise", [NORMAL, StudentTNoise(3.5)])
@@ -191,12 +212,12 @@ def test_the_map_and_its_inverse(generator: torch.Generator) -> None:
 @pytest.mark.parametrize("y", [0.0, 1e12])
 def test_constants_and_what_is_absurdly_far_off(y: float) -> None:
     mixture = Mixture(np.zeros((3, 50, 1)), np.full((3, 50, 1), 2.0))
-    recalibration = fit_recalibration(mixture, np.full((50, 1), y))
-    after = _mapped(mixture, recalibration.mapping)
+    found = fit_recalibration(mixture, np.full((50, 1), y))
+    after = _mapped(mixture, found.mapping)
     assert np.isfinite(after.std).all()
     assert (after.std > 0).all()
     assert np.isfinite(after.log_density(np.full((50, 1), y))).all()
-    assert recalibration.helps.all()
+    assert found.helps.all()
 
 
 def test_what_is_wrong_is_said() -> None:
