@@ -26,10 +26,12 @@ from bayes_mbrl.analysis.charts import (
 from bayes_mbrl.data import Transitions, evenly_spaced
 from bayes_mbrl.loaded_run import Knowledge, LoadedRun
 from bayes_mbrl.sections.fans import ImaginedFan, fan_slides, imagine_fan
+from bayes_mbrl.sections.model_error import plus_minus
 from bayes_mbrl.sections.one_step import (
     INFORMATION_THETA,
     NUM_THETA,
     UNIT,
+    Information,
     change_scale,
     information,
     predict_one_step,
@@ -58,8 +60,8 @@ class _Moment:
     """[n]"""
     error: Floats
     """[n] squared, of the mean prediction."""
-    information: tuple[float, float]
-    """Of a transition about θ, in nats: what the samples show, and an upper bound."""
+    information: Information
+    """Of a transition about θ."""
     fan: ImaginedFan
 
     @property
@@ -249,20 +251,24 @@ def _table(moments: list[_Moment]) -> Table:
         "real / claimed",
         "nats",
     )
-    title = f"One step ahead, in {UNIT}; the share is of the variance; nats: what a transition tells about θ"
+    title = (
+        f"One step ahead, in {UNIT}; the share is of the variance; nats: what a transition tells about θ (± 1 standard "
+        f"error of the estimate from {INFORMATION_THETA} samples; to an upper bound where they leave it open)"
+    )
     return Table(columns, rows, title)
 
 
 def _nats(moment: _Moment) -> str:
-    """The mutual information; its bracket, where the number of samples leaves it open."""
-    shown, upper = moment.information
-    if math.isnan(shown):
+    """The mutual information with its standard error; its bracket, where the number of samples leaves it open."""
+    told = moment.information
+    if math.isnan(told.shown):
         return "–"
-    if max(shown, upper) < 1e-3:
+    if max(told.shown, told.upper) < 1e-3:
         return "< 0.001"
-    if shown > 0.8 * math.log(INFORMATION_THETA):
-        return f"at least {shown:.2g}"
-    return f"{shown:.2g} to {upper:.2g}" if upper > 1.1 * shown + 0.005 else f"{shown:.2g}"
+    shown = plus_minus(told.shown, told.standard_error, 2)
+    if told.shown > 0.8 * math.log(INFORMATION_THETA):
+        return f"at least {shown}"
+    return f"{shown} to {told.upper:.2g}" if told.upper > 1.1 * told.shown + 0.005 else shown
 
 
 def _mean(variances: Floats) -> float:

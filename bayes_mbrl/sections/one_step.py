@@ -66,20 +66,29 @@ def predict_one_step(
     return OneStep(torch.cat(means), torch.cat(epistemic), torch.cat(aleatoric))
 
 
-def information(
-    knowledge: Knowledge, states: Tensor, actions: Tensor, *, generator: torch.Generator
-) -> tuple[float, float]:
-    """Mutual information of the next state and θ, in nats, the mean over at most `INFORMATION_ROWS` of the rows: what
-    `INFORMATION_THETA` samples show, and an upper bound; NaN where no prediction is finite. See `analysis/entropy.py`.
-    """
+@dataclasses.dataclass(frozen=True)
+class Information:
+    """Mutual information of the next state and θ, in nats; NaN where no prediction is finite. See `entropy.py`."""
+
+    shown: float
+    """What the samples of θ show."""
+    standard_error: float
+    """Of `shown`: of the draws of next states, for the samples as they are."""
+    upper: float
+    """An upper bound."""
+
+
+def information(knowledge: Knowledge, states: Tensor, actions: Tensor, *, generator: torch.Generator) -> Information:
+    """The mean over at most `INFORMATION_ROWS` of the rows, from `INFORMATION_THETA` samples."""
     dynamics, rows = knowledge.dynamics, evenly_spaced(len(states), INFORMATION_ROWS)
     theta = knowledge.posterior.sample(INFORMATION_THETA, generator=generator)
     predicted = dynamics.predict(theta, states[rows].expand(INFORMATION_THETA, -1, -1), actions[rows])
     mean, std = (values[..., : dynamics.state_dim].double() for values in predicted)
     sound = (torch.isfinite(mean) & torch.isfinite(std) & (std > 0)).all(-1).all(0)
     if not bool(sound.any()):
-        return math.nan, math.nan
-    split = split_predictive_entropy(
+        return Information(math.nan, math.nan, math.nan)
+    joint = split_predictive_entropy(
         mean[:, sound], std[:, sound], likelihood=dynamics.likelihood, num_draws=INFORMATION_DRAWS, generator=generator
-    )
-    return float(split.joint.mutual_information.mean()), float(split.joint.upper.mean())
+    ).joint
+    error = joint.mutual_information_error.square().sum().sqrt() / len(joint.upper)  # rows have draws of their own
+    return Information(float(joint.mutual_information.mean()), float(error), float(joint.upper.mean()))

@@ -35,7 +35,7 @@ from bayes_mbrl.planners.base import search
 TITLE = "What a plan may return"
 MAX_STATES = 20
 NUM_THETA, NUM_NOISE = 50, 10
-DETECTABLE = (8 / (NUM_THETA - 1)) ** 0.25 / NUM_NOISE**0.5
+DETECTABLE: float = (8 / (NUM_THETA - 1)) ** 0.25 / NUM_NOISE**0.5
 """Epistemic over aleatoric standard deviation, where the epistemic variance is twice its standard error."""
 LEAST_SHARE = DETECTABLE**2 / (1 + DETECTABLE**2)
 """Of the variance, that can be detected."""

@@ -17,13 +17,14 @@ from bayes_mbrl.data import Transitions, evenly_spaced
 from bayes_mbrl.dynamics.known import KnownDynamics, Nothing
 from bayes_mbrl.dynamics.linear import LinearDynamics
 from bayes_mbrl.inference import exact_linear
+from bayes_mbrl.inference.base import Theta
 from bayes_mbrl.inference.draws import DrawsPosterior
 from bayes_mbrl.inference.exact_linear import ExactLinearPosterior
 from bayes_mbrl.loaded_run import Knowledge, LoadedRun, open_run
 from bayes_mbrl.sections import knowledge as sections_knowledge
 from bayes_mbrl.sections.fans import NUM_THETA, fan_slides, imagine_fan
 from bayes_mbrl.sections.knowledge import section
-from bayes_mbrl.sections.one_step import change_scale, information, predict_one_step
+from bayes_mbrl.sections.one_step import INFORMATION_THETA, Information, change_scale, information, predict_one_step
 
 EXACT = ("dynamics=linear", "posterior=exact-linear")
 
@@ -82,26 +83,74 @@ def test_information_of_a_linear_model_is_the_closed_form(transitions: Transitio
     features = torch.cat([x, torch.ones_like(x[:, :1])], 1)[rows]
     truth = 1.5 * float(torch.log1p((features @ posterior.factor).square().sum(1) / noise_std**2).mean())
     known = Knowledge(posterior, dynamics, 23)
-    found = torch.tensor(
-        [information(known, transitions.state, transitions.action, generator=generator) for _ in range(20)]
-    )
-    shown, upper = found.mean(0)
+    told = [information(known, transitions.state, transitions.action, generator=generator) for _ in range(20)]
+    shown, upper = (sum(values) / 20 for values in zip(*[(one.shown, one.upper) for one in told], strict=True))
     assert truth > 0.3
     assert float(shown) == pytest.approx(truth, rel=0.1)
     assert float(shown) - 0.01 < truth < float(upper) + 0.01
     theta = posterior.sample(4, generator=generator)
     theta["bias_0"][1, 0] = math.inf
     broken = Knowledge(DrawsPosterior(theta), dynamics, 23)
-    assert all(map(math.isnan, information(broken, transitions.state, transitions.action, generator=generator)))
+    assert math.isnan(information(broken, transitions.state, transitions.action, generator=generator).shown)
 
 
-def test_an_open_bracket_of_information_is_said(whole: LoadedRun) -> None:
+def test_the_standard_error_of_the_information_is_that_of_the_draws(
+    transitions: Transitions, generator: torch.Generator
+) -> None:
+    """With the samples of θ held, repeated estimates scatter by as much as each says."""
+    dynamics = LinearDynamics.from_data(transitions, noise_std=0.4)
+    x, y = dynamics.regression_data(transitions)
+    posterior, _ = exact_linear.fit(dynamics.model, x, y, generator=generator)
+    held = _Held(posterior.sample(INFORMATION_THETA, generator=generator))
+    known = Knowledge(held, dynamics, 23)
+    told = [information(known, transitions.state, transitions.action, generator=generator) for _ in range(100)]
+    scatter = float(torch.tensor([one.shown for one in told]).std())
+    claimed = float(torch.tensor([one.standard_error for one in told]).mean())
+    assert claimed == pytest.approx(scatter, rel=5 / math.sqrt(2 * 99))
+
+
+class _Held(Nothing):
+    """Always the same samples."""
+
+    def __init__(self, theta: Theta) -> None:
+        self.theta = theta
+
+    def sample(self, n: int, *, generator: torch.Generator) -> Theta:
+        assert all(len(values) == n for values in self.theta.values())
+        return self.theta
+
+
+def test_information_is_shown_with_its_error_and_an_open_bracket(whole: LoadedRun) -> None:
     moment = sections_knowledge._moments(whole, [])[0]
     for told, words in (
-        ((0.5, 0.51), "0.5"), ((0.5, 0.9), "0.5 to 0.9"), ((3.7, 400.0), "at least 3.7"), ((-2e-9, 3e-9), "< 0.001"),
-        ((math.nan, math.nan), "–"),
+        ((0.2, 0.0123, 0.205), "0.2 ± 0.012"), ((0.5, 0.02, 0.9), "0.5 ± 0.02 to 0.9"),
+        ((3.7, 0.011, 400.0), "at least 3.7 ± 0.011"), ((-2e-9, 1e-9, 3e-9), "< 0.001"), ((math.nan,) * 3, "–"),
     ):  # fmt: skip
-        assert sections_knowledge._nats(dataclasses.replace(moment, information=told)) == words
+        assert sections_knowledge._nats(dataclasses.replace(moment, information=Information(*told))) == words
+
+
+def test_ratio_of_deviations_and_not_of_variances(whole: LoadedRun) -> None:
+    moment = sections_knowledge._moments(whole, [])[0]
+    claimed = np.full(50, 0.09)
+    for error, expected in ((0.09 * 9, 3.0), (0.09 / 16, 0.25), (0.0, 0.0)):
+        known = dataclasses.replace(moment, epistemic=claimed / 3, aleatoric=claimed / 1.5, error=np.full(50, error))
+        assert known.real_over_claimed == pytest.approx(expected)
+    nothing = np.zeros(50)
+    assert dataclasses.replace(moment, epistemic=nothing, aleatoric=nothing).real_over_claimed == math.inf
+
+
+def test_a_thinned_episode_is_predicted_at_the_steps_that_are_shown(
+    whole: LoadedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a known truth, by hand: the error at steps 0, 8, 16, ..., and not at the first 7."""
+    monkeypatch.setattr(sections_knowledge, "MAX_STEPS", 7)
+    assert whole.transitions is not None
+    episode, scale = whole.episode(2), change_scale(whole.transitions)
+    known = Knowledge(Nothing(), KnownDynamics(lambda s, a: 0 * s, noise_std=torch.ones(3)), 0)
+    moment = sections_knowledge._moment(whole, "2", known, episode, scale)
+    steps = [0, 8, 16, 24, 33, 41, 49]
+    assert moment.steps.tolist() == steps
+    np.testing.assert_allclose(moment.error, (episode.next_state[steps] / scale).square().mean(1), rtol=1e-5)
 
 
 def test_a_whole_run(whole: LoadedRun) -> None:
@@ -152,7 +201,7 @@ def test_claims_that_are_too_bold_or_too_cautious_are_called_so(whole: LoadedRun
         for m, f in zip(moments, (4, 25, 1, 1), strict=True)
     ]
     assert "most beyond its claims in episode 2" in sections_knowledge._verdict(worst)[-1]
-    assert "5 times what was claimed" in sections_knowledge._verdict(worst)[-1]
+    assert ", 5 times what was claimed" in sections_knowledge._verdict(worst)[-1]
 
 
 def test_one_set_of_parameters_is_said_to_know_no_ignorance(whole: LoadedRun) -> None:
