@@ -79,7 +79,9 @@ def test_the_truth_is_found_right_and_others_are_not(whole: LoadedRun, factor: f
     held = [sentence for sentence in found.text if "90 % intervals hold" in sentence]
     assert len(held) == 4
     assert all(verdict in sentence for sentence in held)
-    assert {row[-1] for row in found.tables[0].rows} == {verdict}
+    # Of one dimension there are only 100 outcomes under random actions: too few to tell that it is right.
+    verdicts = [row[-1] for row in found.tables[0].rows]
+    assert sorted(verdicts) == sorted([verdict] * 3 + [verdict if factor != 1 else "too few outcomes to tell"] * 3)
     leaves = "in no dimension" if factor == 1 else "in 3 of 3 dimensions"
     assert f"leaves the 95 % band {leaves}" in _texts(found)
 
