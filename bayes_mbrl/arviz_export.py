@@ -94,7 +94,8 @@ def draws_for_diagnosis(
     length = num_stored // num_chains
     kept = evenly(length, max(1, max_stored // num_chains))
     rows = (torch.arange(num_chains)[:, None] * length + kept).flatten()
-    words = f"{num_chains} chain{'s' * (num_chains > 1)}" if is_chains else f"{num_stored} members of an ensemble"
+    members = "one point" if num_stored == 1 else f"{num_stored} members of an ensemble"
+    words = f"{num_chains} chain{'s' * (num_chains > 1)}" if is_chains else members
     if is_chains:
         words += (
             f", {len(kept)} of {length} draws of each, evenly spaced"

@@ -108,6 +108,7 @@ def _returns(groups: Sequence[_Group], where: str) -> Chart:
     ]  # fmt: skip
     if base:
         marks.append(Points(np.array(base)[:, 0], np.array(base)[:, 1], "base policy", ORANGE, size=7))
+    note = ""
     for group in groups:
         values = [evaluation_returns(run) for run in group.runs]
         pooled = np.concatenate(values)
@@ -120,9 +121,9 @@ def _returns(groups: Sequence[_Group], where: str) -> Chart:
         mean = np.array([pooled.mean()])
         marks.append(Points(x[:1], mean, color=group.color, size=11, opacity=1.0, hover=["mean of the evaluation"]))
         place += 1
-    note = "Dots behind the last episode: evaluation, from which nothing was learned; the large dot is the mean."
+        note = "Dots behind the last episode: evaluation, from which nothing was learned; the large dot is the mean."
     if any(len(group.runs) > 1 for group in groups):
-        note = f"Band: mean ± one standard deviation of the seeds; thin lines: each seed. {note}"
+        note = f"Band: mean ± one standard deviation of the seeds; thin lines: each seed. {note}".strip()
     return Chart(f"Return of each episode{where}", "training episode", "return (sum of rewards)", marks, note)
 
 
@@ -190,16 +191,20 @@ def _in_words(group: _Group, where: str) -> str:
     sound = values[:, ~np.isnan(values).any(0)]
     evaluation = [evaluation_returns(run) for run in group.runs]
     means = np.array([own.mean() for own in evaluation if len(own)])
-    words = f"{group.label}{where}: "
-    if sound.shape[1]:
-        words += f"return {_plus_minus(sound[:, 0])} in the first episode, {_plus_minus(sound[:, -1])} in the last"
+    parts = []
+    if values.shape[1] == 1 and sound.shape[1]:
+        parts.append(f"return {_plus_minus(sound[:, 0])} in the only episode")
+    elif sound.shape[1]:
+        parts.append(f"return {_plus_minus(sound[:, 0])} in the first episode, {_plus_minus(sound[:, -1])} in the last")
     if len(means) == 1:
-        words += (
-            f"; {_plus_minus(evaluation[0])} in {len(evaluation[0])} evaluation episodes (± one standard deviation)"
+        (own,) = (own for own in evaluation if len(own))
+        number = (
+            "1 evaluation episode" if len(own) == 1 else f"{len(own)} evaluation episodes (± one standard deviation)"
         )
+        parts.append(f"{_plus_minus(own)} in {number}")
     elif len(means):
-        words += f"; {_plus_minus(means)} in evaluation (± one standard deviation of {len(means)} seeds)"
-    return words + "."
+        parts.append(f"{_plus_minus(means)} in evaluation (± one standard deviation of {len(means)} seeds)")
+    return f"{group.label}{where}: {'; '.join(parts) or 'no return is known'}."
 
 
 def _table(runs: Sequence[LoadedRun]) -> Table:

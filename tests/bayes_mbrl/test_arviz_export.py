@@ -94,6 +94,8 @@ def test_members_of_an_ensemble_appear_once_each() -> None:
     draws = draws_for_diagnosis(posterior, {}, generator=seeded())
     assert (draws.num_chains, draws.words) == (1, "5 members of an ensemble")
     assert torch.equal(draws.theta["weight_0"], posterior.draws["weight_0"])
+    point = DrawsPosterior(sample_prior(model, 1, generator=seeded(4)))
+    assert draws_for_diagnosis(point, {}, generator=seeded()).words == "one point"
     assert regression_tree(model, posterior, x, y, generator=seeded())["posterior"]["f"].shape == (1, 5, 30, 2)
 
 

@@ -18,7 +18,7 @@ from bayes_mbrl.environments.adapter import EnvironmentFault
 from bayes_mbrl.environments.known_truth import linear_gaussian_step
 from bayes_mbrl.environments.linear_gaussian import NOISE_STD
 from bayes_mbrl.loaded_run import Knowledge, LoadedRun, open_run
-from bayes_mbrl.sections import calibration_rows
+from bayes_mbrl.sections import calibration, calibration_rows
 from bayes_mbrl.sections.calibration import section
 
 EXACT = ("dynamics=linear", "posterior=exact-linear")
@@ -84,6 +84,22 @@ def test_the_truth_is_found_right_and_others_are_not(whole: LoadedRun, factor: f
     assert sorted(verdicts) == sorted([verdict] * 3 + [verdict if factor != 1 else "too few outcomes to tell"] * 3)
     leaves = "in no dimension" if factor == 1 else "in 3 of 3 dimensions"
     assert f"leaves the 95 % band {leaves}" in _texts(found)
+
+
+def test_the_band_holds_all_dimensions_at_once(whole: LoadedRun) -> None:
+    """Of uniform PITs of 5 dimensions one leaves a band for a single one in 20 % of cases."""
+    band = calibration._band(100, 5, whole)
+    assert band.probability == 0.95  # as the picture says
+    uniform = torch.rand(400, 100, 5, generator=torch.Generator().manual_seed(2)).double().numpy()
+    held = [all(band.holds(pit[:, d]) for d in range(5)) for pit in uniform]
+    assert 0.95 - 5 * (0.05 * 0.95 / 400) ** 0.5 < sum(held) / 400 < 0.995
+    widths = [float((b.high - b.low).mean()) for b in (calibration._band(100, s, whole) for s in (1, 5, 20))]
+    assert widths == sorted(set(widths))
+    found = section(whole)
+    assert "all 3 dimensions at once, each with probability 1 − 0.05/3" in _texts(found)
+    (chart,) = (figure for figure in found.figures if figure.title.startswith("PIT"))
+    assert isinstance(chart, Chart)
+    assert "each with probability 1 − 0.05/3" in chart.note
 
 
 def test_a_bias_is_seen_although_intervals_hold_enough(whole: LoadedRun) -> None:

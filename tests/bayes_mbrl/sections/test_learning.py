@@ -70,6 +70,32 @@ def test_evaluation_stands_behind_the_last_episode(make: Any) -> None:
     assert (mean.x.tolist(), mean.y.tolist()) == ([2], [7])
 
 
+def test_words_are_for_as_many_episodes_as_there_are(make: Any) -> None:
+    def words(name: str, returns: list[float | None], evaluation: list[float] | None = None) -> str:
+        more = {} if evaluation is None else {"evaluation": evaluation}
+        return str(learning.section([make(name, returns, **more)]).text[0])
+
+    assert words("a", [-5.0]) == "mean-field: return −5.0 in the only episode."
+    assert words("b", [-5.0, 2.0], [3.0]).endswith("2.0 in the last; 3.0 in 1 evaluation episode.")
+    assert words("c", [-5.0, 2.0], [2.0, 4.0]).endswith(
+        "; 3.0 ± 1.4 in 2 evaluation episodes (± one standard deviation)."
+    )
+    assert words("d", [None], [3.0]) == "mean-field: 3.0 in 1 evaluation episode."
+    assert words("e", [None]) == "mean-field: no return is known."
+
+
+def test_of_seeds_the_one_that_was_evaluated_is_the_one_that_is_told(make: Any) -> None:
+    runs = [make("a", [1.0, 2.0], "seed=0"), make("b", [1.0, 2.0], "seed=1", evaluation=[7.0, 9.0])]
+    assert "8.0 ± 1.4 in 2 evaluation episodes" in learning.section(runs).text[0]
+
+
+def test_the_note_is_of_what_is_drawn(make: Any) -> None:
+    for evaluation, told in (([], False), ([3.0], True)):
+        chart = learning.section([make(f"a{told}", [1.0, 2.0], evaluation=evaluation)]).figures[0]
+        assert isinstance(chart, Chart)
+        assert ("evaluation" in chart.note) is told
+
+
 def test_environments_have_a_chart_each(make: Any) -> None:
     runs = [make("a", [1.0, 2]), make("b", [1.0, 2], env="LinearGaussian-v0")]
     titles = [figure.title for figure in learning.section(runs).figures]
