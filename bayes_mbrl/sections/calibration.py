@@ -66,6 +66,7 @@ def section(run: LoadedRun) -> Section:
     names = [*map(without_unit, run.state_names), "reward"]
     band = _band(len(groups[0].pit), groups[0].pit.shape[1], run)
     text = [_what_is_judged(groups), *_verdicts(groups), *_pit_verdicts(groups[0], names, band)]
+    text += _constants(groups, names)
     figures: list[Chart] = [
         coverage_chart({rows.name: rows.pit.reshape(-1) for rows in groups}, title="Coverage, one step ahead"),
         _pit_chart(groups[0], names, band),
@@ -112,6 +113,18 @@ def _pit_verdicts(rows: Rows, names: list[str], band: SimultaneousBand) -> list[
     return [
         f"The PIT of {rows.name} leaves the {100 * ALL_DIMENSIONS:.0f} % band {which}. {_meaning(rows)} It is for "
         "independent rows, and too narrow for those of one episode."
+    ]
+
+
+def _constants(groups: list[Rows], names: list[str]) -> list[str]:
+    """Which outcomes are no test of an interval."""
+    y = np.concatenate([rows.y for rows in groups])
+    still = [names[d] for d in np.flatnonzero(np.ptp(y, axis=0) == 0)]
+    if not still:
+        return []
+    return [
+        f"In all of these data one and the same value came of {', '.join(still)}: intervals that hold it always, and "
+        "so are too wide, are no fault there, and it counts in what is said of all dimensions together."
     ]
 
 

@@ -53,7 +53,8 @@ def many_steps(
         energy = np.array([energy_score(some[::2], y).mean() for some, y in scaled])  # all pairs of draws are long
         scores["energy score"] = {**scores["energy score"], rows.name: energy}
         last = coverage_verdict(0.9, float(shares[1, -1]), pits[-1].size)
-        text.append(f"{steps} steps ahead, {rows.name} ({len(real)} real states as starts, {ROLLOUT_DRAWS} θ): {last}.")
+        starts = "1 real state as a start" if len(real) == 1 else f"{len(real)} real states as starts"
+        text.append(f"{steps} steps ahead, {rows.name} ({starts}, {ROLLOUT_DRAWS} θ): {last}.")
     if not held:
         return text, []
     note = (

@@ -95,7 +95,12 @@ def section(run: LoadedRun) -> Section:
         figures = [_over_time(sound), _along_horizon(sound)]
     if chart := _candidates(run, agent, sound, missing):
         figures.append(chart)
-    text = (_method(agent, planned, len(episode), name), *_verdict(sound))
+    text = [_method(agent, planned, len(episode), name), *_verdict(sound)]
+    if agent.termination is None and bool(source.terminated.any()):
+        text.append(
+            "This model never ends an episode, and real ones ended before their time: all these returns are as if "
+            "the episode went on, and no part of them is doubt about that."
+        )
     return Section(TITLE, text, tuple(figures), (_table(sound),), tuple(missing))
 
 

@@ -69,6 +69,7 @@ def test_a_whole_run(whole: LoadedRun) -> None:
     ]  # fmt: skip
     assert all(isinstance(figure, Chart) and figure.note for figure in found.figures)
     assert [len(table.rows) for table in found.tables] == [6, 2]
+    assert "one and the same value" not in _texts(found)
     assert section(whole).tables == found.tables
 
 
@@ -172,6 +173,7 @@ def test_a_learned_reward_and_one_step_episodes(tmp_path: pathlib.Path, monkeypa
     with open_run(tmp_path / "single") as run:
         found = section(run)
     assert "no episode is longer than a step" in _texts(found)
+    assert "one and the same value came of s[0], s[1], reward" in _texts(found)
 
 
 def test_what_is_missing_is_said(whole: LoadedRun, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,6 +58,7 @@ def test_a_whole_run(whole: LoadedRun) -> None:
     assert list(found.missing) == []
     assert "20 of 50 states of the first episode of evaluation" in found.text[0]
     assert "3 steps ahead" in found.text[0]
+    assert "never ends" not in found.text[-1]
     slides = _slides(found)
     assert len(slides.charts) == 20
     assert len(found.tables[0].rows) == 6
@@ -197,6 +198,7 @@ def test_a_reward_that_is_learned_and_episodes_of_one_step(tmp_path: pathlib.Pat
         found = section(run)
     assert found.tables[0].rows
     assert not found.missing
+    assert "This model never ends an episode" in found.text[-1]
 
 
 def test_a_task_whose_return_is_certain(whole: LoadedRun, monkeypatch: pytest.MonkeyPatch) -> None:
