@@ -195,7 +195,8 @@ def growth_chart(errors: ErrorGrowth, growth: Growth | None = None, *, title: st
 def grouped_mean(values: ArrayLike, groups: ArrayLike) -> tuple[Tensor, Tensor]:
     """(mean, its standard error) of values [W, ...] over W; rows of one group (groups [W]) may depend on each other.
 
-    NaN is left out. The error is that of a ratio of sums over G groups, with the factor G / (G − 1); NaN when G = 1.
+    NaN is left out. The error is that of a ratio of sums over the G groups that have a value, with the factor
+    G / (G − 1); NaN when G < 2.
     Source: Cameron & Miller, A Practitioner's Guide to Cluster-Robust Inference (2015), eq. 11, for a mean.
     """
     values, groups = as_floats(values), as_tensor(groups)
@@ -206,11 +207,11 @@ def grouped_mean(values: ArrayLike, groups: ArrayLike) -> tuple[Tensor, Tensor]:
     mean = torch.where(present, values, 0.0).sum(0) / count
     deviation = torch.where(present, values - mean, 0.0)
     index = torch.unique(groups, return_inverse=True)[1]
-    num_groups = int(index.max()) + 1 if len(index) else 0
-    sums = deviation.new_zeros(num_groups, *deviation.shape[1:]).index_add_(0, index, deviation)
-    if num_groups < 2:
-        return mean, torch.full_like(mean, math.nan)
-    return mean, (num_groups / (num_groups - 1) * sums.square().sum(0)).sqrt() / count
+    empty = deviation.new_zeros(int(index.max()) + 1 if len(index) else 0, *deviation.shape[1:])
+    sums = empty.index_add(0, index, deviation)
+    num_groups = (empty.index_add(0, index, present.double()) > 0).sum(0)
+    factor = torch.where(num_groups > 1, num_groups / (num_groups - 1), math.nan)
+    return mean, (factor * sums.square().sum(0)).sqrt() / count
 
 
 def _check(imagined: Tensor, real: Tensor) -> None:

@@ -204,6 +204,12 @@ def test_a_mean_by_groups(generator: torch.Generator) -> None:
     assert float(grouped_mean(values, torch.arange(4))[1]) == pytest.approx(float(values.std()) / 2)
     mean, error = grouped_mean(torch.tensor([1.0, math.nan, 5.0, 3.0]), torch.arange(4))
     assert float(mean) == 3
+    # A group without any value does not count: per column.
+    gaps = torch.tensor([[1.0, 1.0], [3.0, 5.0], [math.nan, math.nan], [math.nan, 9.0]])
+    mean, error = grouped_mean(gaps, torch.tensor([0, 0, 1, 2]))
+    assert mean.tolist() == [2.0, 5.0]
+    assert math.isnan(float(error[0]))
+    assert float(error[1]) == pytest.approx(math.sqrt(2 * (4.0**2 + 4.0**2)) / 3)
     assert math.isnan(float(grouped_mean(values, torch.zeros(4))[1]))
     # Dependent rows: the error covers the truth as often as it should.
     means, errors = [], []
