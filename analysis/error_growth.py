@@ -209,7 +209,7 @@ def grouped_mean(values: ArrayLike, groups: ArrayLike) -> tuple[Tensor, Tensor]:
     index = torch.unique(groups, return_inverse=True)[1]
     empty = deviation.new_zeros(int(index.max()) + 1 if len(index) else 0, *deviation.shape[1:])
     sums = empty.index_add(0, index, deviation)
-    num_groups = (empty.index_add(0, index, present.double()) > 0).sum(0)
+    num_groups = (empty.index_add(0, index, present.to(empty)) > 0).sum(0)
     factor = torch.where(num_groups > 1, num_groups / (num_groups - 1), math.nan)
     return mean, (factor * sums.square().sum(0)).sqrt() / count
 
