@@ -122,24 +122,30 @@ class Builder:
         return ThompsonAgent(agent) if self.algorithm.thompson else agent
 
     def agent(self, transitions: Transitions, posterior: Posterior) -> MPCAgent:
-        """Plans with the posterior, which was fitted to these transitions."""
+        """Plans with the posterior, which was fitted to these transitions.
+
+        Raises UserError where reward or termination is not one of these states.
+        """
         spec, config = self.environment.spec, self.config
         planner = self.planner()
         dynamics = self.learned_dynamics(transitions, posterior)
         termination = spec.termination or dynamics.termination
-        return MPCAgent(
-            posterior=posterior,
-            dynamics=dynamics,
-            planner=planner,
-            objective=config.objective.build(),
-            propagation=config.propagation.row.load(),
-            reward=spec.reward or dynamics.reward or learned_reward,
-            termination=None if termination is never else termination,
-            num_theta=config.rollout.num_theta,
-            num_noise=config.rollout.num_noise,
-            replan_every=self.algorithm.replan_every,
-            divergence_return=_divergence_return(transitions, planner.horizon),
-        )
+        try:
+            return MPCAgent(
+                posterior=posterior,
+                dynamics=dynamics,
+                planner=planner,
+                objective=config.objective.build(),
+                propagation=config.propagation.row.load(),
+                reward=spec.reward or dynamics.reward or learned_reward,
+                termination=None if termination is never else termination,
+                num_theta=config.rollout.num_theta,
+                num_noise=config.rollout.num_noise,
+                replan_every=self.algorithm.replan_every,
+                divergence_return=_divergence_return(transitions, planner.horizon),
+            )
+        except ValueError as error:
+            raise UserError(f"{spec.name}: {error}") from error
 
 
 def learned_reward(state: torch.Tensor, action: torch.Tensor, next_state: torch.Tensor) -> torch.Tensor:

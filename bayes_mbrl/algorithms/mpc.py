@@ -41,7 +41,8 @@ class MPCMemory:
 class MPCAgent(Agent):
     """Plans at every `replan_every`-th step and executes the plan's actions until it plans again.
 
-    Raises ValueError unless 1 <= replan_every <= horizon: there are no planned actions beyond.
+    Raises ValueError unless 1 <= replan_every <= horizon (there are no planned actions beyond), and where reward or
+    termination does not return one number for each state.
     """
 
     posterior: Posterior
@@ -59,6 +60,9 @@ class MPCAgent(Agent):
     def __post_init__(self) -> None:
         if not 1 <= self.replan_every <= self.planner.horizon:
             raise ValueError(f"need 1 <= replan_every <= horizon, got {self.replan_every} and {self.planner.horizon}")
+        _check_per_state("reward", self.reward, self)
+        if self.termination is not None:
+            _check_per_state("termination", self.termination, self)
 
     def act(
         self, observation: Tensor, memory: MPCMemory | None, *, generator: torch.Generator
@@ -88,6 +92,19 @@ class MPCAgent(Agent):
             num_noise=self.num_noise,
             generator=generator,
             divergence_return=self.divergence_return,
+        )
+
+
+def _check_per_state(what: str, function: RewardFunction | TerminationFunction, agent: MPCAgent) -> None:
+    """Try it on zeros with the axes [K, M, C] of a rollout: a sum over the wrong axis would broadcast in silence."""
+    low = agent.planner.low
+    states, action = low.new_zeros(2, 3, 4, agent.dynamics.output_dim), low.new_zeros(4, len(low))
+    got = function(states[..., : agent.dynamics.state_dim], action, states)
+    kind = "bool" if what == "termination" else "number"
+    if got.shape != (2, 3, 4) or (what == "termination" and got.dtype != torch.bool):
+        raise ValueError(
+            f"the {what} function should return a {kind} for each state, states [2, 3, 4, S] → [2, 3, 4], got "
+            f"{str(got.dtype).removeprefix('torch.')} {list(got.shape)}: reduce over the last axis alone"
         )
 
 

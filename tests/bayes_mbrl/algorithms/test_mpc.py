@@ -1,4 +1,5 @@
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -112,3 +113,26 @@ def test_the_true_dynamics_hold_up_a_pendulum(oracle: Any) -> None:
     assert len(episode.transitions) == 6
     assert -1.0 < episode.total_reward <= 0
     assert episode.acting_seconds > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"reward": lambda s, a, n: -n.square().sum(-1, keepdim=True)},
+            r"the reward function .* got float32 \[2, 3, 4, 1\]",
+        ),
+        ({"reward": lambda s, a, n: -n.square().sum()}, r"the reward function .* got float32 \[\]"),
+        ({"reward": lambda s, a, n: -n.square().sum(0)}, r"got float32 \[3, 4, 3\]: reduce over the last axis alone"),
+        (
+            {"termination": lambda s, a, n: n[..., 0] * 0},
+            r"the termination function should return a bool .* got float32",
+        ),
+        ({"termination": lambda s, a, n: n > 1}, r"the termination function .* got bool \[2, 3, 4, 3\]"),
+    ],
+)
+def test_functions_of_the_wrong_shape_are_refused_before_any_planning(
+    oracle: Callable[..., MPCAgent], ramp_planner: Any, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        oracle("Pendulum-v1", ramp_planner, **changes)
