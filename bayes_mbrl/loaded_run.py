@@ -162,7 +162,7 @@ def open_run(folder: pathlib.Path) -> Iterator[LoadedRun]:
 
 
 def _final(run: LoadedRun, missing: list[str]) -> Knowledge | None:
-    """The posterior at the end; of a run that has not ended, that of the newest snapshot."""
+    """The posterior at the end; of a run that has not ended, that of the newest snapshot or of the last checkpoint."""
     if run.builder is None or run.transitions is None:
         return None
     path = run.folder / "posterior" / "posterior.safetensors"
@@ -171,6 +171,10 @@ def _final(run: LoadedRun, missing: list[str]) -> Knowledge | None:
         why = "" if (run.folder / "evaluation.json").exists() else ", since the run has not ended"
         missing.append(f"{path.name} is missing{why}: what it knew after episode {last} is shown")
         return run.knowledge_after(last)
+    checkpoints = sorted((run.folder / "checkpoint").glob("[0-9]*/posterior.safetensors"))
+    if not path.exists() and checkpoints:
+        missing.append(f"{path.name} is missing: the posterior of the last checkpoint is shown")
+        path = checkpoints[-1]
     try:
         posterior = load_posterior(path, posterior_kinds(run.config.posterior.name))
     except (OSError, ValueError) as error:

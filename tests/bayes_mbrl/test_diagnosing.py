@@ -130,7 +130,7 @@ def test_mistakes_are_told_in_a_line_and_nothing_is_written(
     if make == "empty":
         folder.mkdir()
     elif make is not None:
-        folder = without(run, tmp_path, *(["posterior"] if make == "partial" else []))
+        folder = without(run, tmp_path, *(["posterior", "checkpoint"] if make == "partial" else []))
     result = invoke(folder, *arguments)
     assert result.exit_code == 2
     assert words in result.output

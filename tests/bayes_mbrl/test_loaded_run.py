@@ -92,6 +92,20 @@ def test_a_finished_run_that_lost_its_posterior(folder: pathlib.Path) -> None:
         assert run.missing == ("posterior.safetensors is missing: what it knew after episode 2 is shown",)
 
 
+def test_of_a_checkpoint_alone_the_posterior_is_shown(folder: pathlib.Path) -> None:
+    shutil.rmtree(folder / "posterior")
+    state = saved(folder)
+    assert state.posterior is not None
+    with open_run(folder) as run:
+        assert "posterior.safetensors is missing: the posterior of the last checkpoint is shown" in run.missing
+        assert run.final is not None
+        assert run.final.num_fitted == 150
+        draws = [
+            p.sample(2, generator=torch.Generator().manual_seed(1)) for p in (run.final.posterior, state.posterior)
+        ]
+        assert all(torch.equal(draws[0][name], draws[1][name]) for name in draws[0])
+
+
 def test_rows_that_are_not_finite_are_counted(folder: pathlib.Path) -> None:
     with np.load(folder / "transitions.npz") as file:
         arrays = dict(file)
