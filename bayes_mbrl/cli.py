@@ -177,7 +177,12 @@ def diagnose(
         ),
     ] = None,
     folds: Annotated[
-        int | None, typer.Option(min=2, help="Refits for K-fold cross-validation.  [default: none; with --against 5]")
+        int | None,
+        typer.Option(
+            min=0,
+            help="Refits for K-fold cross-validation, 0 for none.  [default: 5 with --against and where leave-one-out "
+            "cannot be trusted]",
+        ),
     ] = None,
     out: Annotated[
         pathlib.Path | None,

@@ -50,18 +50,24 @@ def diagnose_run(
     """Verdicts on a run, and into `out`, by default diagnosis/ in the run's folder, pictures, verdicts and ArviZ file.
 
     `against` are names of other families, which are refitted to the same data and compared by K-fold, `folds` times
-    each; with `folds` alone the run's own family is refitted. Both are announced by `progress` with what they cost.
+    each; with `folds` alone the run's own family is refitted. With neither that is done where leave-one-out cannot be
+    trusted; `folds` 0 leaves it out. Refits are announced by `progress` with what they cost.
     Raises UserError for what is no run, unknown families and impossible folds, before any work.
     """
+    if against and folds == 0:
+        raise UserError("families are compared by K-fold, got --against and --folds 0: leave one of them out")
     with open_run(folder) as run:
         out = run.folder / "diagnosis" if out is None else out
         configs = {
             name: family_config(run.config, name) for name in dict.fromkeys([run.config.posterior.name, *against])
         }
-        wanted = folds or (DEFAULT_FOLDS if against else None)
+        wanted = DEFAULT_FOLDS if folds is None and against else folds or None
         if wanted is not None:
             _check_folds(run, wanted)
         found = diagnose(run)
+        if folds is None and wanted is None and _needs_k_fold(run, found.verdicts):
+            wanted = DEFAULT_FOLDS
+            progress("leave-one-out cannot be trusted here, so K-fold is done instead; --folds 0 leaves it out")
         verdicts, missing = list(found.verdicts), [*run.missing, *found.missing]
         if run.config.posterior.name in against:
             missing.append(f"--against {run.config.posterior.name}: the run's own family, which is always compared")
@@ -74,6 +80,12 @@ def diagnose_run(
     if verdicts:
         tables.insert(0, verdict_table(verdicts))
     return Report(found.text, tuple(tables), tuple(missing), tuple(paths))
+
+
+def _needs_k_fold(run: LoadedRun, verdicts: Sequence[Verdict]) -> bool:
+    """Whether PSIS-LOO failed, and there is enough to refit."""
+    failed = any(verdict.name == "PSIS-LOO" and verdict.severity != "good" for verdict in verdicts)
+    return failed and run.builder is not None and run.final is not None and run.final.num_fitted >= DEFAULT_FOLDS
 
 
 def _check_folds(run: LoadedRun, folds: int) -> None:

@@ -73,6 +73,24 @@ def test_the_runs_own_family_among_those_asked_for_is_said(run: pathlib.Path, tm
     assert "--against exact-linear: the run's own family, which is always compared" in report.missing
 
 
+def test_k_fold_takes_the_place_of_a_leave_one_out_that_cannot_be_trusted(
+    run: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    """Of an exact posterior leave-one-out is sound; one draw has none."""
+    said: list[str] = []
+    report = diagnosing.diagnose_run(run, out=tmp_path / "sound", progress=said.append)
+    assert "K-fold" not in {row[0] for row in report.tables[0].rows}
+    assert not said
+    point = tmp_path / "point"
+    start(point, "LinearGaussian-v0", "posterior=point")
+    report = diagnosing.diagnose_run(point, progress=said.append)
+    assert "K-fold" in {row[0] for row in report.tables[0].rows}
+    assert said[0] == "leave-one-out cannot be trusted here, so K-fold is done instead; --folds 0 leaves it out"
+    assert said[1].startswith("1 x 5 refits of 150 transitions")
+    report = diagnosing.diagnose_run(point, folds=0, out=tmp_path / "none", progress=said.append)
+    assert "K-fold" not in {row[0] for row in report.tables[0].rows}
+
+
 def test_more_folds_than_episodes_are_blocks_of_rows(run: pathlib.Path, tmp_path: pathlib.Path) -> None:
     said: list[str] = []
     report = diagnosing.diagnose_run(run, folds=7, out=tmp_path, progress=said.append)
@@ -119,7 +137,9 @@ def test_a_part_of_a_run_is_a_part_of_a_diagnosis(
         ("empty", [], "is not the folder of a run"),
         ("run", ["--against", "meanfield"], "did you mean mean-field"),
         ("run", ["--folds", "151"], "need 2 <= --folds <= 150"),
-        ("run", ["--folds", "1"], "greater than or equal to 2"),
+        ("run", ["--folds", "1"], "need 2 <= --folds <= 150"),
+        ("run", ["--folds", "-1"], "greater than or equal to 0"),
+        ("run", ["--folds", "0", "--against", "point"], "got --against and --folds 0: leave one of them out"),
         ("partial", ["--folds", "3"], "there is nothing to refit"),
     ],
 )
