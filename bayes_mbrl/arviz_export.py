@@ -17,7 +17,7 @@ import xarray
 from torch import Tensor
 
 from bayes_mbrl.analysis.arviz_tree import posterior_tree
-from bayes_mbrl.data import Transitions
+from bayes_mbrl.data import Transitions, evenly_spaced
 from bayes_mbrl.dynamics.base import Dynamics
 from bayes_mbrl.fit_record import fit_record
 from bayes_mbrl.inference.base import Model, Posterior, Theta, sample_prior
@@ -92,7 +92,7 @@ def draws_for_diagnosis(
     is_chains = num_chains > 0 and num_stored % num_chains == 0
     num_chains = num_chains if is_chains else 1
     length = num_stored // num_chains
-    kept = evenly(length, max(1, max_stored // num_chains))
+    kept = evenly_spaced(length, max(1, max_stored // num_chains))
     rows = (torch.arange(num_chains)[:, None] * length + kept).flatten()
     members = "one point" if num_stored == 1 else f"{num_stored} members of an ensemble"
     words = f"{num_chains} chain{'s' * (num_chains > 1)}" if is_chains else members
@@ -133,7 +133,7 @@ def regression_tree(
     """
     model.check_widths(x, y)
     record = {} if info is None else info if isinstance(info, Mapping) else fit_record(info)
-    rows = evenly(len(x), _num_points(num_draws, y.shape[1]))
+    rows = evenly_spaced(len(x), _num_points(num_draws, y.shape[1]))
     source = "given" if x_off is not None else off_words("x")
     x_off = off_distribution(x, NUM_OFF, generator=generator) if x_off is None else x_off
     chosen, targets = x[rows], y[rows]
@@ -181,7 +181,7 @@ def dynamics_tree(
     are uniform between the smallest and the largest that were taken, since no planner goes beyond.
     """
     states = transitions.state
-    rows = evenly(len(transitions), _num_points(num_draws, states.shape[1]))
+    rows = evenly_spaced(len(transitions), _num_points(num_draws, states.shape[1]))
     chosen = transitions[rows]
     state_off = off_distribution(states, NUM_OFF, generator=generator)
     low, high = transitions.action.amin(0), transitions.action.amax(0)
@@ -247,11 +247,6 @@ def off_distribution(x: Tensor, n: int, *, generator: torch.Generator, stretch: 
 def off_words(what: str) -> str:
     """How the points off the distribution are chosen, in a sentence."""
     return f"{what} uniform in a box {STRETCH:g} times as wide as that of the data, outside of the data's own"
-
-
-def evenly(num: int, most: int) -> Tensor:
-    """At most `most` of the indices 0..num − 1, evenly spaced, the first and the last among them."""
-    return torch.linspace(0, num - 1, min(num, most), dtype=torch.float64).long()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -343,7 +338,7 @@ def _kept_weights(theta: Theta) -> tuple[dict[str, Tensor | None], str]:
     if total <= MAX_WEIGHTS:
         return dict.fromkeys(sizes), f"all {total} entries of θ"
     most = {name: max(1, MAX_WEIGHTS * size // total) for name, size in sizes.items()}
-    kept = {name: evenly(sizes[name], most[name]) for name in sizes}
+    kept = {name: evenly_spaced(sizes[name], most[name]) for name in sizes}
     num_kept = sum(len(rows) for rows in kept.values())
     return {**kept}, f"{num_kept} of {total} entries of θ, evenly spaced; their indices are in <name>_entry"
 

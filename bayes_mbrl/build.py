@@ -76,7 +76,11 @@ class Builder:
             name for name, other in PLANNERS.rows.items()
             if (other.discrete if environment.choices else other.target != other.discrete)
         ]  # fmt: skip
-        kind = f"choices between {environment.choices}" if environment.choices else "continuous"
+        kind = (
+            "choices out of " + " and out of ".join(map(str, environment.choices))
+            if environment.choices
+            else "continuous"
+        )
         raise UserError(
             f"planner {component.name} cannot plan the actions of {environment.spec.name}, which are {kind}: "
             f"planner is one of {', '.join(suitable)}"

@@ -86,10 +86,12 @@ def run(
             typer.echo(config.to_yaml(), nl=False)
             return
         from bayes_mbrl import experiment, progress, run_folder
+        from bayes_mbrl.build import Builder
         from bayes_mbrl.environments.adapter import Environment
 
         _one_thread()
-        Environment(config.env).close()  # one that cannot be served is refused before a folder is made
+        with Environment(config.env) as environment:
+            Builder(config, environment)  # what cannot be served is refused before a folder is made
         session.folder = run_folder.new_run_folder(out, config, command=shlex.join(["bayes-mbrl", *sys.argv[1:]]))
         with progress.for_this_terminal() as observer:
             experiment.run_experiment(config, session.folder, observer=observer)

@@ -92,19 +92,7 @@ class Transitions:
 
 def evenly_spaced(num_rows: int, at_most: int) -> Tensor:
     """Up to `at_most` of the rows 0..num_rows − 1, evenly spaced, the first and the last among them: [n] int64."""
-    return torch.linspace(0, num_rows - 1, min(num_rows, at_most)).round().long()
-
-
-def split_by_episode(transitions: Transitions, held_out_every: int) -> tuple[Transitions, Transitions]:
-    """(training, held-out): every `held_out_every`-th episode is held out whole, the first one never.
-
-    Rows of one episode resemble each other, so a split by rows would report an error that is too small.
-    Raises ValueError unless held_out_every >= 2.
-    """
-    if held_out_every < 2:
-        raise ValueError(f"need held_out_every >= 2, got {held_out_every}")
-    held_out = transitions.episode % held_out_every == held_out_every - 1
-    return transitions[~held_out], transitions[held_out]
+    return torch.linspace(0, num_rows - 1, min(num_rows, at_most), dtype=torch.float64).round().long()
 
 
 def split_by_block(transitions: Transitions, held_out_every: int, block_length: int) -> tuple[Transitions, Transitions]:

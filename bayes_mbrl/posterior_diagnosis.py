@@ -29,7 +29,8 @@ from bayes_mbrl.analysis.predictive_fit import (
     pareto_k_chart,
     variational_k_hat,
 )
-from bayes_mbrl.arviz_export import ThetaDraws, draws_for_diagnosis, evenly, off_distribution, off_words
+from bayes_mbrl.arviz_export import ThetaDraws, draws_for_diagnosis, off_distribution, off_words
+from bayes_mbrl.data import evenly_spaced
 from bayes_mbrl.fit_record import fit_record
 from bayes_mbrl.inference.base import Posterior, Theta, log_prior, parameter_shapes
 from bayes_mbrl.inference.draws import DrawsPosterior
@@ -146,13 +147,13 @@ class _Looked:
         """mean and std at data and off their distribution: [K, Q], at most `MAX_FUNCTIONS` of them."""
         if x_off is None:
             x_off = off_distribution(self.x, NUM_POINTS, generator=self.generator)
-        points = torch.cat([self.x[evenly(len(self.x), NUM_POINTS)], x_off])
+        points = torch.cat([self.x[evenly_spaced(len(self.x), NUM_POINTS)], x_off])
         parts = []
         for rows in torch.split(torch.arange(len(next(iter(theta.values())))), 500):
             mean, std = self.model.predict({name: values[rows] for name, values in theta.items()}, points)
             parts.append(torch.cat([mean.flatten(1), std.flatten(1)], 1))
         values = torch.cat(parts)
-        return values[:, evenly(values.shape[1], MAX_FUNCTIONS)]
+        return values[:, evenly_spaced(values.shape[1], MAX_FUNCTIONS)]
 
     def k_hat(self, kl_weight: float) -> list[Verdict]:
         """Of q against p(θ | D); what a last-layer fit holds at one value is taken as known."""
@@ -179,7 +180,7 @@ class _Looked:
 
     def leave_one_out(self, log_units: float, datum: str) -> list[Verdict]:
         """PSIS-LOO at `MAX_LOO_DATA` data."""
-        rows = evenly(len(self.x), MAX_LOO_DATA)
+        rows = evenly_spaced(len(self.x), MAX_LOO_DATA)
         draws = self.draws(MAX_LOO_DRAWS, MAX_LOO_DRAWS)
         log_likelihood = self.model.log_likelihood(draws.theta, self.x[rows], self.y[rows]).double() + log_units
         chains = "num_chains" in self.record
@@ -222,7 +223,7 @@ def _how_left_out(num_data: int, datum: str) -> str:
 def _chains(draws: ThetaDraws, functions: Tensor, figures: dict[str, Chart]) -> list[Verdict]:
     of_functions = summarise_chains(draws.chained(functions))
     flat = torch.cat([values.reshape(len(values), -1) for values in draws.theta.values()], 1)
-    of_weights = summarise_chains(draws.chained(flat[:, evenly(flat.shape[1], MAX_WEIGHTS)]))
+    of_weights = summarise_chains(draws.chained(flat[:, evenly_spaced(flat.shape[1], MAX_WEIGHTS)]))
     figures["rhat"] = rhat_chart(of_functions, of_weights)
     return [*chain_verdicts(of_functions), *_weights(of_weights, flat.shape[1])]
 

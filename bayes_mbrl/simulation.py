@@ -16,6 +16,7 @@ from torch import Tensor
 
 from bayes_mbrl.analysis.sbc import Calibration, calibrate
 from bayes_mbrl.arviz_export import draws_for_diagnosis
+from bayes_mbrl.data import evenly_spaced
 from bayes_mbrl.fit_record import fit_record
 from bayes_mbrl.inference.base import Posterior, Theta, log_prior, require, sample_prior
 from bayes_mbrl.inference.regression import Regression
@@ -142,5 +143,5 @@ def _quantities(model: Regression, theta: Theta, points: Tensor, x: Tensor, y: T
 
 def _test_points(x: Tensor) -> Tensor:
     """Five of x and five as far again from its mean."""
-    rows = torch.linspace(0, len(x) - 1, min(5, len(x)), dtype=torch.float64).long()
+    rows = evenly_spaced(len(x), 5)
     return torch.cat([x[rows], x.mean(0) + 2 * (x[rows] - x.mean(0))])

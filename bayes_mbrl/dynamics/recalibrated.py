@@ -18,7 +18,7 @@ from torch import Tensor
 from bayes_mbrl.analysis.mixture import NORMAL, Mixture, Noise, StudentTNoise, SymmetricNoise
 from bayes_mbrl.analysis.recalibration import MIN_ROWS, MappedNoise, fit_recalibration, unchanged
 from bayes_mbrl.analysis.recalibration import Recalibration as FittedMap
-from bayes_mbrl.data import Transitions, split_by_block
+from bayes_mbrl.data import Transitions, evenly_spaced, split_by_block
 from bayes_mbrl.dynamics.base import Dynamics
 from bayes_mbrl.dynamics.known import KnownDynamics
 from bayes_mbrl.inference.base import Posterior, Theta
@@ -81,7 +81,7 @@ class QuantileRecalibration(Recalibration):
 
         Rows whose prediction is not finite, of which there is nothing to learn, do not count as held out.
         """
-        rows = torch.linspace(0, len(held_out) - 1, min(MAX_HELD_OUT, len(held_out))).round().long()
+        rows = evenly_spaced(len(held_out), MAX_HELD_OUT)
         chosen = held_out[rows]
         theta = posterior.sample(NUM_THETA, generator=generator)
         with torch.no_grad():

@@ -23,6 +23,7 @@ from bayes_mbrl.analysis.charts import Chart, Section, Table
 from bayes_mbrl.analysis.mixture import Floats, Mixture
 from bayes_mbrl.analysis.scores import crps_of_draws, energy_score, interval_score, joint_log_loss
 from bayes_mbrl.analysis.uncertainty import mixture_log_likelihood
+from bayes_mbrl.data import evenly_spaced
 from bayes_mbrl.dynamics.base import Dynamics
 from bayes_mbrl.dynamics.recalibrated import RecalibratedDynamics, predictive_mixture
 from bayes_mbrl.inference.base import Theta
@@ -205,7 +206,7 @@ def _score_table(groups: list[Rows], theta: Theta, dynamics: Dynamics, scale: Fl
 
 def _draws(rows: Rows, run: LoadedRun) -> tuple[Floats, Floats]:
     """Draws [R, N, S] of up to `MAX_SCORED` rows, and what came [N, S]."""
-    some = np.linspace(0, len(rows.y) - 1, min(MAX_SCORED, len(rows.y))).round().astype(int)
+    some = evenly_spaced(len(rows.y), MAX_SCORED).numpy()
     part = Mixture(rows.mixture.mean[:, some], rows.mixture.std[:, some], rows.mixture.noise)
     return part.sample(NUM_DRAWS, generator=run.generator("calibration: draws")), rows.y[some]
 

@@ -9,7 +9,7 @@ import torch
 
 from bayes_mbrl.algorithms.episode import run_episode
 from bayes_mbrl.analysis.mixture import Floats, Mixture
-from bayes_mbrl.data import Transitions
+from bayes_mbrl.data import Transitions, evenly_spaced
 from bayes_mbrl.dynamics.base import Dynamics
 from bayes_mbrl.dynamics.recalibrated import outcomes, predictive_mixture
 from bayes_mbrl.dynamics.standardise import Standardiser, negligible_std
@@ -62,7 +62,7 @@ def rows_of(
     name: str, transitions: Transitions, theta: Theta, dynamics: Dynamics, missing: list[str]
 ) -> Rows | None:  # fmt: skip
     """One-step predictions of up to `MAX_ROWS` rows; None where none is finite."""
-    chosen = transitions[torch.linspace(0, len(transitions) - 1, min(MAX_ROWS, len(transitions))).round().long()]
+    chosen = transitions[evenly_spaced(len(transitions), MAX_ROWS)]
     with torch.no_grad():
         mean, std = dynamics.predict(theta, chosen.state.expand(NUM_THETA, -1, -1), chosen.action)
     sound = (mean.isfinite() & std.isfinite() & (std > 0)).all(-1).all(0)

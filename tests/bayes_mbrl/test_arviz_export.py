@@ -14,7 +14,7 @@ from torch.distributions import LogNormal, Normal
 
 from bayes_mbrl import arviz_export
 from bayes_mbrl.analysis.arviz_tree import load_tree, save_tree
-from bayes_mbrl.arviz_export import draws_for_diagnosis, evenly, off_distribution, regression_tree
+from bayes_mbrl.arviz_export import draws_for_diagnosis, off_distribution, regression_tree
 from bayes_mbrl.inference import exact_linear, svi
 from bayes_mbrl.inference.base import sample_prior
 from bayes_mbrl.inference.draws import DrawsPosterior
@@ -155,16 +155,6 @@ def test_points_off_data_that_never_vary(x: Tensor) -> None:
 def test_a_constant_coordinate_stays() -> None:
     x = torch.cat([torch.full((9, 1), 4.0), torch.randn(9, 1, generator=seeded())], 1)
     assert bool((off_distribution(x, 50, generator=seeded())[:, 0] == 4).all())
-
-
-@pytest.mark.parametrize(("num", "most", "expected"), [(1, 5, [0]), (3, 5, [0, 1, 2]), (10, 4, [0, 3, 6, 9])])
-def test_evenly(num: int, most: int, expected: list[int]) -> None:
-    assert evenly(num, most).tolist() == expected
-
-
-def test_evenly_is_exact_for_many() -> None:
-    """float32 has 24 bits."""
-    assert int(evenly(100_000_001, 3)[-1]) == 100_000_000
 
 
 @pytest.mark.parametrize("num_data", [1, 2])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from bayes_mbrl.data import Transitions, split_by_block, split_by_episode
+from bayes_mbrl.data import Transitions, evenly_spaced, split_by_block
 
 
 def assert_equal(one: Transitions, other: Transitions) -> None:
@@ -75,26 +75,6 @@ def test_concatenation_undoes_slicing(transitions: Transitions) -> None:
     assert_equal(
         Transitions.concatenate([transitions[:5], transitions[5:5], transitions[5:6], transitions[6:]]), transitions
     )
-
-
-def test_a_split_puts_whole_episodes_on_one_side_and_keeps_the_first(transitions: Transitions) -> None:
-    training, held_out = split_by_episode(transitions, held_out_every=2)
-    assert training.episode.unique().tolist() == [0, 2, 4]
-    assert held_out.episode.unique().tolist() == [1, 3]
-    assert len(training) + len(held_out) == len(transitions)
-    assert torch.equal(held_out.state, transitions.state[(transitions.episode % 2) == 1])
-
-
-def test_the_only_episode_is_never_held_out(transitions: Transitions) -> None:
-    only = transitions[transitions.episode == 0]
-    training, held_out = split_by_episode(only, held_out_every=2)
-    assert_equal(training, only)
-    assert len(held_out) == 0
-
-
-def test_holding_out_every_episode_is_refused(transitions: Transitions) -> None:
-    with pytest.raises(ValueError, match="need held_out_every >= 2, got 1"):
-        split_by_episode(transitions, held_out_every=1)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -185,3 +165,13 @@ def test_a_row_stays_on_its_side_when_others_follow() -> None:
 def test_blocks_that_cannot_be_are_refused(every: int, length: int) -> None:
     with pytest.raises(ValueError, match="need held_out_every >= 2 and block_length >= 1"):
         split_by_block(_episodes(4), every, length)
+
+
+@pytest.mark.parametrize(("num", "most", "expected"), [(1, 5, [0]), (3, 5, [0, 1, 2]), (10, 4, [0, 3, 6, 9])])
+def test_evenly_spaced(num: int, most: int, expected: list[int]) -> None:
+    assert evenly_spaced(num, most).tolist() == expected
+
+
+def test_evenly_is_exact_for_many() -> None:
+    """float32 has 24 bits."""
+    assert int(evenly_spaced(100_000_001, 3)[-1]) == 100_000_000

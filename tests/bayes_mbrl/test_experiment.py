@@ -561,7 +561,7 @@ def test_an_environment_whose_actions_are_choices(tmp_path: pathlib.Path, name: 
 @pytest.mark.parametrize(
     ("env", "planner", "kind", "suitable"),
     [
-        ("toy_environments:Choices-v0", "mppi", r"choices between (5,)", "random-shooting, cem, exhaustive"),
+        ("toy_environments:Choices-v0", "mppi", "choices out of 5", "random-shooting, cem, exhaustive"),
         ("Pendulum-v1", "exhaustive", "continuous", "random-shooting, cem, icem, mppi, gradient"),
     ],
 )
