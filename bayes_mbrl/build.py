@@ -15,10 +15,11 @@ from bayes_mbrl.dynamics.base import Dynamics
 from bayes_mbrl.dynamics.network import identity
 from bayes_mbrl.dynamics.recalibrated import Recalibration
 from bayes_mbrl.environments.adapter import Environment
-from bayes_mbrl.environments.rewards import never
+from bayes_mbrl.environments.rewards import TerminationFunction, never
 from bayes_mbrl.errors import UserError
 from bayes_mbrl.inference.base import Posterior
 from bayes_mbrl.planners.base import Planner
+from bayes_mbrl.planners.objectives import FailureObjective, Objective
 from bayes_mbrl.registry import PLANNERS, load_attribute
 from bayes_mbrl.rollout import DIVERGENCE_RETURN
 from bayes_mbrl.seeding import generator_for
@@ -40,10 +41,12 @@ class Builder:
         nothing = torch.zeros(2)
         rows = Transitions(states, actions, nothing, states, nothing.bool(), nothing.long())
         try:
-            self._build_dynamics(rows).regression_data(rows)
+            dynamics = self._build_dynamics(rows)
+            dynamics.regression_data(rows)
         except ValueError as error:
             raise UserError(f"dynamics {self.config.dynamics.name}: {error}") from error
         self.planner()
+        self.failure(self.environment.spec.termination or dynamics.termination)
 
     @property
     def recalibration(self) -> Recalibration:
@@ -54,6 +57,28 @@ class Builder:
     def algorithm(self) -> MPC:
         """Settings of the algorithm."""
         return self.config.algorithm.build()  # type: ignore[no-any-return]
+
+    @property
+    def objective(self) -> Objective | FailureObjective:
+        """What a plan is scored by."""
+        return self.config.objective.build()  # type: ignore[no-any-return]
+
+    def failure(self, termination: TerminationFunction | None) -> TerminationFunction | None:
+        """The transitions that the objective counts as failures, if it does; `termination` is what ends an episode.
+
+        Raises UserError where there are none.
+        """
+        objective, spec = self.objective, self.environment.spec
+        if not isinstance(objective, FailureObjective):
+            return None
+        known = spec.failure if objective.failing == "state" else termination
+        if known is None or known is never:
+            what = "failing states are" if objective.failing == "state" else "termination is"
+            raise UserError(
+                f"objective {self.config.objective.name} counts failures, and of {spec.name} no {what} known: give its "
+                "EnvironmentSpec a failure function, or take objective.failure=return or termination"
+            )
+        return known
 
     def base_policy(self) -> RandomAgent:
         """π_0, which collects the first episode."""
@@ -139,10 +164,11 @@ class Builder:
                 posterior=posterior,
                 dynamics=dynamics,
                 planner=planner,
-                objective=config.objective.build(),
+                objective=self.objective,
                 propagation=config.propagation.row.load(),
                 reward=spec.reward or dynamics.reward or learned_reward,
                 termination=None if termination is never else termination,
+                failure=self.failure(termination),
                 num_theta=config.rollout.num_theta,
                 num_noise=config.rollout.num_noise,
                 replan_every=self.algorithm.replan_every,

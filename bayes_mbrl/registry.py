@@ -289,7 +289,7 @@ OBJECTIVES = Table(
             settings={"risk_aversion": 0.1},
         ),
         "failure-limit": Row(
-            "the mean, with a price on plans that end below failure_return more often than max_probability",
+            "the mean, with a price on plans that fail (see objective.failure) more often than max_probability",
             "bayes_mbrl.planners.objectives:mean_with_failure_limit",
             settings={"failure_return": 0.0, "max_probability": 0.05, "penalty": 1e4},
         ),

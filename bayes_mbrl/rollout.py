@@ -10,7 +10,7 @@ from bayes_mbrl.dynamics.base import Dynamics
 from bayes_mbrl.environments.rewards import RewardFunction, TerminationFunction
 from bayes_mbrl.inference.base import Posterior
 from bayes_mbrl.inference.scratch import NO_SCRATCH, Buffers, Scratch
-from bayes_mbrl.planners.objectives import Objective
+from bayes_mbrl.planners.objectives import FailureObjective, Objective, check_failure
 from bayes_mbrl.planners.propagation import Propagation, carry, ts_infinity
 
 DIVERGENCE_RETURN = -1e6
@@ -26,8 +26,9 @@ def evaluate_plans(
     posterior: Posterior,
     dynamics: Dynamics,
     reward: RewardFunction,
-    objective: Objective,
+    objective: Objective | FailureObjective,
     termination: TerminationFunction | None = None,
+    failure: TerminationFunction | None = None,
     propagation: Propagation = ts_infinity,
     num_theta: int,
     num_noise: int = 1,
@@ -40,17 +41,22 @@ def evaluate_plans(
     All candidates meet the same θ and the same noise (common random numbers), so a score does not depend on its
     neighbours. A predicted termination ends the sum of rewards. A particle that diverges, to NaN or infinity while
     alive, gets `divergence_return` as its whole return before anything is averaged; a lower return counts as this,
-    so that no plan gains by diverging. Gradients flow to plans and θ under grad mode; under `torch.no_grad()` the
-    horizon loop works in preallocated buffers, and memory is bounded by taking the candidates in chunks of about
-    `max_particles` / (K·M). Source: lecture, "How to plan with uncertainty".
+    so that no plan gains by diverging. A `FailureObjective` is told which particles diverged or, while alive, met a
+    transition of which `failure` is true: it needs that function, and no other objective may have one. Gradients flow
+    to plans and θ under grad mode; under `torch.no_grad()` the horizon loop works in preallocated buffers, and memory
+    is bounded by taking the candidates in chunks of about `max_particles` / (K·M).
+    Source: lecture, "How to plan with uncertainty".
     """
+    check_failure(objective, failure)
     theta = posterior.sample(num_theta, generator=generator)  # 1. θ ~ p(θ | D)
     noise, mixing = draw_noise(plans.shape[1], num_theta, num_noise, dynamics, state, generator=generator)
     scratch = NO_SCRATCH if torch.is_grad_enabled() else Buffers()
-    zero, zeros, returns = state.new_zeros(()), state.new_zeros(dynamics.output_dim), []
+    zero, zeros = state.new_zeros(()), state.new_zeros(dynamics.output_dim)
+    returns, failures = [], []
     for chunk in torch.split(plans, max(1, max_particles // (num_theta * num_noise))):
         states = state.expand(num_theta, num_noise, len(chunk), -1)
         total, alive = state.new_zeros(states.shape[:-1]), state.new_ones(states.shape[:-1], dtype=torch.bool)
+        failed = torch.zeros_like(alive)
         for t, action in enumerate(chunk.unbind(1)):
             # 2. s' ~ p(s' | s, a, θ); two buffers in turn, since the reward needs s and s' side by side
             following = dynamics.sample(theta, states, action, noise[t], scratch=scratch, name=f"states_{t % 2}")
@@ -58,6 +64,11 @@ def evaluate_plans(
             gained = torch.add(reward(states, action, following), _nan_if_diverged(following, zeros, scratch), out=out)
             gained = torch.where(alive, gained, zero, out=out)
             total = torch.add(total, gained, out=scratch.take("total", alive.shape, zero))  # 3. R = Σ r(s, a)
+            if failure is not None:
+                out = scratch.take("failing", alive.shape, alive)
+                failing = torch.logical_and(alive, failure(states, action, following), out=out)
+                failed = torch.logical_or(failed, failing, out=scratch.take("failed", alive.shape, alive))
+                failed = carry(propagation, failed, mixing[t])
             if termination is not None:
                 ended = termination(states, action, following)
                 alive = torch.gt(alive, ended, out=scratch.take("alive", alive.shape, alive))
@@ -65,7 +76,11 @@ def evaluate_plans(
             total, alive = (carry(propagation, values, mixing[t]) for values in (total, alive))
         sound = total.abs() <= LARGEST_RETURN  # NaN is not
         returns.append(torch.where(sound, total, divergence_return).clamp(min=divergence_return))
-    return objective(torch.cat(returns, dim=-1))  # 4. repeat 1 to 3, over [K, M], and average
+        failures.append(failed | (returns[-1] <= divergence_return))
+    outcomes = torch.cat(returns, dim=-1)
+    if isinstance(objective, FailureObjective):
+        return objective(outcomes, torch.cat(failures, dim=-1))
+    return objective(outcomes)  # 4. repeat 1 to 3, over [K, M], and average
 
 
 def draw_noise(

@@ -6,7 +6,9 @@ them can treat all alike. A NaN among a candidate's returns makes its score NaN,
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
@@ -18,6 +20,28 @@ Objective = Callable[[Tensor], Tensor]
 """Whole returns [K, M, C] → scores [C], higher is better."""
 Over = Literal["outcomes", "theta"]
 """What a tail is taken of: all returns, or the expected returns given each θ."""
+Failing = Literal["state", "termination"]
+"""Which transitions fail: those that the environment calls failures, or those that end the episode."""
+Failure = Literal["return", "state", "termination"]
+"""What a failure is: a low return, or a failing transition on the way."""
+
+
+class FailureObjective(ABC):
+    """An objective that needs to know which trajectories met a failing transition."""
+
+    failing: Failing
+    """Which transitions these are."""
+
+    @abstractmethod
+    def __call__(self, returns: Tensor, failed: Tensor) -> Tensor:
+        """returns and failed (bool) [K, M, C] → scores [C]."""
+
+
+def check_failure(objective: object, failure: object) -> None:
+    """Raise ValueError unless a `FailureObjective` has a failure function, and another objective has none."""
+    counts = isinstance(objective, FailureObjective)
+    require((counts or failure is None, "need no failure function where the objective does not count failures"))
+    require((not counts or failure is not None, "need a failure function, since the objective counts failures"))
 
 
 def expected_return() -> Objective:
@@ -127,26 +151,55 @@ def entropic(risk_aversion: float) -> Objective:
     return objective
 
 
-def mean_with_failure_limit(failure_return: float, max_probability: float, penalty: float) -> Objective:
-    """E[R] − penalty · max(0, P(R < failure_return) − max_probability): a limit on the probability of failure.
+def mean_with_failure_limit(
+    failure_return: float, max_probability: float, penalty: float, failure: Failure = "return"
+) -> Objective | FailureObjective:
+    """E[R] − penalty · max(0, P(failure) − max_probability): a limit on the probability of failure.
 
-    returns [K, M, C] → scores [C]. The probability is the share of all K·M outcomes. `penalty`, in units of the
-    return, is the price of a plan that fails for certain where it never may: above the differences that returns
-    make, no plan beyond the limit wins while another keeps it.
+    returns [K, M, C] → scores [C]. The probability is the share of all K·M outcomes that fail: with failure="return"
+    those below failure_return; else those that meet, while the episode lasts, a transition that fails, or that diverge:
+    of the environment's own kind ("state") or any that ends the episode ("termination"); then the objective is called
+    as (returns, failed). `penalty`, in units of the return, is the price of a plan that fails for certain where it
+    never may: above the differences that returns make, no plan beyond the limit wins while another keeps it. The price
+    has the gradient 0: planners that follow gradients do not see it.
     Raises ValueError unless 0 <= max_probability < 1, penalty > 0 and both numbers in units of the return are finite.
     """
     require(
         (math.isfinite(failure_return), f"need failure_return finite, got {failure_return}"),
         (0 <= max_probability < 1, f"need 0 <= max_probability < 1, got {max_probability}"),
         (0 < penalty < math.inf, f"need penalty finite and > 0, got {penalty}"),
+        (failure in get_args(Failure), f"failure is one of {', '.join(get_args(Failure))}, got {failure!r}"),
     )
+    if failure != "return":
+        return _StateFailureLimit(failure, max_probability, penalty)
 
     def objective(returns: Tensor) -> Tensor:
-        outcomes = _outcomes(returns, "outcomes")
-        probability = (outcomes < failure_return).to(outcomes.dtype).mean(dim=0)
-        return outcomes.mean(dim=0) - penalty * (probability - max_probability).clamp(min=0)
+        _check_returns(returns)
+        return _limited(returns, returns < failure_return, max_probability, penalty)
 
     return objective
+
+
+@dataclass(frozen=True)
+class _StateFailureLimit(FailureObjective):
+    failing: Failing
+    max_probability: float
+    penalty: float
+
+    def __call__(self, returns: Tensor, failed: Tensor) -> Tensor:
+        _check_returns(returns)
+        require(
+            (
+                failed.shape == returns.shape and failed.dtype == torch.bool,
+                f"need failed of bool {list(returns.shape)} like the returns, got {failed.dtype} {list(failed.shape)}",
+            )
+        )
+        return _limited(returns, failed, self.max_probability, self.penalty)
+
+
+def _limited(returns: Tensor, failed: Tensor, max_probability: float, penalty: float) -> Tensor:
+    probability = failed.to(returns.dtype).mean(dim=(0, 1))
+    return returns.mean(dim=(0, 1)) - penalty * (probability - max_probability).clamp(min=0)
 
 
 def worst_theta() -> Objective:

@@ -22,7 +22,7 @@ from bayes_mbrl.dynamics.base import Dynamics
 from bayes_mbrl.environments.rewards import RewardFunction, TerminationFunction
 from bayes_mbrl.inference.base import Posterior
 from bayes_mbrl.planners.base import Planner, search
-from bayes_mbrl.planners.objectives import Objective
+from bayes_mbrl.planners.objectives import FailureObjective, Objective, check_failure
 from bayes_mbrl.planners.propagation import Propagation
 from bayes_mbrl.rollout import DIVERGENCE_RETURN, evaluate_plans
 
@@ -41,14 +41,15 @@ class MPCMemory:
 class MPCAgent(Agent):
     """Plans at every `replan_every`-th step and executes the plan's actions until it plans again.
 
-    Raises ValueError unless 1 <= replan_every <= horizon (there are no planned actions beyond), and where reward or
-    termination does not return one number for each state.
+    Raises ValueError unless 1 <= replan_every <= horizon (there are no planned actions beyond), where reward,
+    termination or failure does not return one number for each state, and where an objective that counts failures has
+    no failure function, or another one has.
     """
 
     posterior: Posterior
     dynamics: Dynamics
     planner: Planner[Any]
-    objective: Objective
+    objective: Objective | FailureObjective
     propagation: Propagation
     reward: RewardFunction
     termination: TerminationFunction | None
@@ -56,13 +57,17 @@ class MPCAgent(Agent):
     num_noise: int
     replan_every: int = 1
     divergence_return: float = DIVERGENCE_RETURN
+    failure: TerminationFunction | None = None
+    """Which transitions are failures, for an objective that counts them."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.replan_every <= self.planner.horizon:
             raise ValueError(f"need 1 <= replan_every <= horizon, got {self.replan_every} and {self.planner.horizon}")
         _check_per_state("reward", self.reward, self)
-        if self.termination is not None:
-            _check_per_state("termination", self.termination, self)
+        for what in ("termination", "failure"):
+            if (function := getattr(self, what)) is not None:
+                _check_per_state(what, function, self)
+        check_failure(self.objective, self.failure)
 
     def act(
         self, observation: Tensor, memory: MPCMemory | None, *, generator: torch.Generator
@@ -87,6 +92,7 @@ class MPCAgent(Agent):
             reward=self.reward,
             objective=self.objective,
             termination=self.termination,
+            failure=self.failure,
             propagation=self.propagation,
             num_theta=self.num_theta,
             num_noise=self.num_noise,
@@ -100,8 +106,8 @@ def _check_per_state(what: str, function: RewardFunction | TerminationFunction, 
     low = agent.planner.low
     states, action = low.new_zeros(2, 3, 4, agent.dynamics.output_dim), low.new_zeros(4, len(low))
     got = function(states[..., : agent.dynamics.state_dim], action, states)
-    kind = "bool" if what == "termination" else "number"
-    if got.shape != (2, 3, 4) or (what == "termination" and got.dtype != torch.bool):
+    kind = "number" if what == "reward" else "bool"
+    if got.shape != (2, 3, 4) or (kind == "bool" and got.dtype != torch.bool):
         raise ValueError(
             f"the {what} function should return a {kind} for each state, states [2, 3, 4, S] → [2, 3, 4], got "
             f"{str(got.dtype).removeprefix('torch.')} {list(got.shape)}: reduce over the last axis alone"

@@ -37,6 +37,8 @@ class EnvironmentSpec:
     reward: RewardFunction | None = None
     termination: TerminationFunction | None = None
     """`rewards.never` says that it is known never to terminate."""
+    failure: TerminationFunction | None = None
+    """Transitions that should not happen, whether they end the episode or not: for objectives that limit failures."""
     features: FeatureFunction | None = None
     """None is the identity."""
     state_names: tuple[str, ...] = ()
@@ -97,6 +99,7 @@ _KNOWN = (
         summary="balance a pole on a cart by a continuous force (S 4, A 1, 200 steps)",
         reward=rewards.continuous_cartpole_reward,
         termination=rewards.continuous_cartpole_termination,
+        failure=rewards.continuous_cartpole_termination,
         state_names=("position (m)", "velocity (m/s)", "angle (rad)", "angular velocity (rad/s)"),
         # Episodes are short until it balances; the last one begins before step 200 and so ends before step 400.
         defaults={"num_episodes": 20, "num_steps": 200, **_SHORT_FITS, **_SMALL_SEARCH},
@@ -113,6 +116,7 @@ _KNOWN = (
         summary="MuJoCo: balance a pole on a cart (S 4, A 1, 1000 steps)",
         reward=rewards.inverted_pendulum_reward,
         termination=rewards.inverted_pendulum_termination,
+        failure=rewards.inverted_pendulum_termination,
         state_names=("position (m)", "angle (rad)", "velocity (m/s)", "angular velocity (rad/s)"),
         defaults={"num_episodes": 20, "num_steps": 1000, "num_evaluation_episodes": 2, **_SHORT_FITS, **_SMALL_SEARCH},
     ),

@@ -120,6 +120,36 @@ def test_a_divergence_is_worse_than_all_that_could_be_seen(transitions: Transiti
         assert bound <= min(100 * worst, DIVERGENCE_RETURN)
 
 
+def test_a_limit_on_failures_takes_them_from_the_environment_or_from_what_ends_an_episode() -> None:
+    transitions = Transitions(
+        torch.randn(20, 4, generator=torch.Generator().manual_seed(0)), torch.zeros(20, 1), torch.ones(20),
+        torch.zeros(20, 4), torch.zeros(20).bool(), torch.zeros(20).long(),
+    )  # fmt: skip
+    limit = "objective=failure-limit"
+    for more, failure in (
+        ((limit, "objective.failure=state"), rewards.continuous_cartpole_termination),
+        ((limit, "objective.failure=termination"), rewards.continuous_cartpole_termination),
+        ((limit,), None),
+        ((), None),
+    ):
+        builder = _builder("ContinuousCartPole-v0", "posterior=point", *more)
+        posterior, _ = builder.fit(transitions, None, generator=torch.Generator().manual_seed(0))
+        assert builder.agent(transitions, posterior).failure is failure
+
+
+@pytest.mark.parametrize(
+    ("env", "kind", "message"),
+    [
+        ("LinearGaussian-v0", "state", "of LinearGaussian-v0 no failing states are known"),
+        ("MountainCarContinuous-v0", "state", "no failing states are known"),  # its end is no failure
+        ("LinearGaussian-v0", "termination", "no termination is known: give its EnvironmentSpec a failure function"),
+    ],
+)
+def test_a_limit_on_failures_that_nobody_knows_is_refused_before_any_episode(env: str, kind: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        _builder(env, "objective=failure-limit", f"objective.failure={kind}")
+
+
 def test_the_base_policy_keeps_to_the_bounds() -> None:
     agent = _builder(DRIFT).base_policy()
     generator = torch.Generator().manual_seed(0)

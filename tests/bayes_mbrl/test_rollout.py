@@ -13,7 +13,7 @@ from bayes_mbrl.build import learned_reward
 from bayes_mbrl.data import Transitions
 from bayes_mbrl.dynamics.known import KnownDynamics, Nothing
 from bayes_mbrl.inference.draws import DrawsPosterior
-from bayes_mbrl.planners.objectives import expected_return
+from bayes_mbrl.planners.objectives import FailureObjective, expected_return
 from bayes_mbrl.planners.propagation import ts_1
 from bayes_mbrl.registry import PROPAGATIONS
 from bayes_mbrl.rollout import DIVERGENCE_RETURN, draw_noise, evaluate_plans, imagine
@@ -139,10 +139,15 @@ def returns_of(
             torch.tensor([start], dtype=torch.float64),
             posterior=Nothing(),
             dynamics=KnownDynamics(step, noise_std=torch.tensor([noise_std], dtype=torch.float64)),
-            objective=objective,
-            **{"num_theta": K, "num_noise": M, "generator": torch.Generator().manual_seed(0), **settings},
+            **{
+                "objective": objective,
+                "num_theta": K,
+                "num_noise": M,
+                "generator": torch.Generator().manual_seed(0),
+                **settings,
+            },
         )
-    return kept[0]
+    return kept[0] if kept else torch.empty(0)
 
 
 def constant_plans(*actions: float) -> Tensor:
@@ -267,6 +272,101 @@ def test_no_plan_gains_by_diverging() -> None:
     assert (returns[..., 1] == 15).all()
 
 
+# Which particles fail
+
+
+class Kept(FailureObjective):
+    """The mean; keeps what it was shown."""
+
+    failing = "state"
+
+    def __call__(self, returns: Tensor, failed: Tensor) -> Tensor:
+        self.failed = failed
+        return returns.mean((0, 1))
+
+
+def failed_of(*args: Any, **settings: Any) -> Tensor:
+    """Failed [K, M, C], as `returns_of` makes returns."""
+    objective = Kept()
+    returns_of(*args, objective=objective, **settings)
+    assert objective.failed.dtype == torch.bool
+    return objective.failed
+
+
+def on_a_mine(state: Tensor, action: Tensor, next_state: Tensor) -> Tensor:
+    return (next_state[..., 0] >= 4) & (next_state[..., 0] < 5)
+
+
+@pytest.mark.parametrize("propagate", [PROPAGATIONS.rows[name].load() for name in ("ts-infinity", "ts-1")])
+def test_a_plan_fails_where_it_passes_a_failing_state_while_alive(propagate: Any) -> None:
+    """From 0: ones stand on 4 on their way to 5; twos on 4 and then end at 6; threes pass over it, and end at 6; sixes
+    end at once; and what goes on to 4 after an end no longer counts."""
+    settings = {"start": 0.0, "reward": where_it_went, "failure": on_a_mine, "propagation": propagate}
+    failed = failed_of(constant_plans(1, 2, 3, 6, 0.5, 4), add_action, termination=arrived, **settings)
+    assert failed.shape == (K, M, 6)
+    assert failed[0, 0].tolist() == [True, True, False, False, False, True]
+    assert (failed == failed[0, 0]).all()
+    back = constant_plans(3).clone()
+    back[:, 2:] = -1  # 3, 6, 5, 4, 3
+    assert not failed_of(back, add_action, termination=arrived, **settings).any()
+    assert failed_of(back, add_action, **settings).all()
+
+
+def test_the_step_that_ends_an_episode_may_fail() -> None:
+    settings = {"start": 0.0, "reward": where_it_went, "failure": arrived, "termination": arrived}
+    assert failed_of(constant_plans(1, 2), add_action, **settings)[0, 0].tolist() == [False, True]
+
+
+@every_propagation
+def test_what_diverges_has_failed(propagate: Any) -> None:
+    def break_if_positive(state: Tensor, action: Tensor) -> Tensor:
+        return torch.where(action > 0, torch.nan, state)
+
+    settings = {"start": 0.0, "reward": one_a_step, "failure": on_a_mine, "propagation": propagate}
+    failed = failed_of(constant_plans(-1, 1), break_if_positive, **settings)
+    assert (failed == torch.tensor([False, True])).all()
+
+
+@pytest.mark.parametrize("noise_std", [1.0])
+def test_failures_stay_with_their_particle(noise_std: float) -> None:
+    """Failed at any time is having been at 2 or more: a particle shows it by its sum of rewards, which is that."""
+
+    def beyond(state: Tensor, action: Tensor, next_state: Tensor) -> Tensor:
+        return next_state[..., 0] >= 2
+
+    def one_if_beyond(state: Tensor, action: Tensor, next_state: Tensor) -> Tensor:
+        return beyond(state, action, next_state).to(next_state.dtype)
+
+    for propagate in (row.load() for name, row in PROPAGATIONS.rows.items() if name in ("ts-infinity", "ts-1")):
+        settings = {"noise_std": noise_std, "start": 0.0, "reward": one_if_beyond, "propagation": propagate}
+        settings |= {"num_theta": 11, "max_particles": 2 * 11 * M}
+        failed = failed_of(constant_plans(-1, 0.2, 0), add_action, failure=beyond, **settings)
+        returns = returns_of(constant_plans(-1, 0.2, 0), add_action, **settings)
+        assert torch.equal(failed, returns > 0)
+        assert 0 < failed.sum() < failed.numel()
+
+
+def test_the_probability_of_failure_is_that_of_the_closed_form() -> None:
+    """One step of s' = a + noise: P(s' > 1) = 1 − Φ(1 − a), within five standard errors."""
+
+    def beyond(state: Tensor, action: Tensor, next_state: Tensor) -> Tensor:
+        return next_state[..., 0] > 1
+
+    plans = torch.tensor([0.0, 0.7, -1.0], dtype=torch.float64)[:, None, None]
+    settings = {"noise_std": 1.0, "start": 0.0, "reward": one_a_step, "failure": beyond, "num_theta": 2000}
+    share = failed_of(plans, add_action, **settings).double().mean((0, 1))
+    expected = 1 - torch.special.ndtr(1 - plans.flatten())
+    assert ((share - expected).abs() < 5 * (expected * (1 - expected) / (2000 * M)).sqrt()).all()
+
+
+def test_who_counts_failures_needs_to_be_told_them_and_nobody_else_does() -> None:
+    settings = {"start": 0.0, "reward": one_a_step}
+    with pytest.raises(ValueError, match="need a failure function, since the objective counts failures"):
+        returns_of(constant_plans(1), add_action, objective=Kept(), **settings)
+    with pytest.raises(ValueError, match="need no failure function where the objective does not count failures"):
+        returns_of(constant_plans(1), add_action, failure=arrived, **settings)
+
+
 # Memory
 
 
@@ -287,8 +387,9 @@ class NewBytes(TorchDispatchMode):
 def test_the_horizon_loop_allocates_nothing(network_problem: Any, transitions: Transitions, noise: str) -> None:
     """Thirty steps take as much new memory as ten, but for the noise, which is drawn before the loop."""
     dynamics, posterior = network_problem(noise=noise)
+    never_fails = torch.zeros(K, M, C, dtype=torch.bool)
 
-    def new_bytes(horizon: int) -> int:
+    def new_bytes(horizon: int, **settings: Any) -> int:
         candidates = plans(C, horizon)
         with torch.no_grad(), NewBytes() as allocated:
             evaluate_plans(
@@ -297,15 +398,17 @@ def test_the_horizon_loop_allocates_nothing(network_problem: Any, transitions: T
                 posterior=posterior,
                 dynamics=dynamics,
                 reward=where_it_went,
-                objective=expected_return(),
                 num_theta=K,
                 num_noise=M,
                 generator=torch.Generator().manual_seed(0),
+                **{"objective": expected_return(), **settings},
             )
         return allocated.total
 
     noise_bytes = 2 * K * M * dynamics.output_dim * transitions.state.element_size()
     assert new_bytes(30) - new_bytes(10) == 20 * noise_bytes
+    counted: dict[str, Any] = {"objective": Kept(), "failure": lambda *_: never_fails}
+    assert new_bytes(30, **counted) - new_bytes(10, **counted) == 20 * noise_bytes
 
 
 def test_the_count_sees_an_allocation() -> None:

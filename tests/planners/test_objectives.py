@@ -1,10 +1,13 @@
 import math
+from typing import get_args
 
 import pytest
 import torch
 from torch import Tensor
 
 from bayes_mbrl.planners.objectives import (
+    Failing,
+    FailureObjective,
     Objective,
     entropic,
     expected_return,
@@ -120,6 +123,26 @@ def test_a_limit_on_failures_by_hand() -> None:
     assert torch.allclose(scores, RETURNS.new_tensor([5.5, 5, 6 - 12 / 6, -1.5 - 12 * 3 / 6]))
 
 
+def test_a_limit_on_failing_states_by_hand() -> None:
+    """Candidate 0 fails once in 6, 1 never, 2 always, 3 three times, whatever the returns are."""
+    failed = torch.zeros(2, 3, 4, dtype=torch.bool)
+    failed[0, 1, 0] = failed[1, :, 3] = True
+    failed[:, :, 2] = True
+    for kind in get_args(Failing):
+        objective = mean_with_failure_limit(1e9, 1 / 6, 12.0, kind)
+        assert isinstance(objective, FailureObjective)
+        assert objective.failing == kind
+        assert torch.allclose(objective(RETURNS, failed), RETURNS.new_tensor([5.5, 5, 6 - 10, -1.5 - 12 * 2 / 6]))
+        with pytest.raises(
+            ValueError, match=r"need failed of bool \[2, 3, 4\] like the returns, got torch.bool \[3, 4\]"
+        ):
+            objective(RETURNS, failed[0])
+        with pytest.raises(ValueError, match=r"need failed of bool .* got torch.float64 \[2, 3, 4\]"):
+            objective(RETURNS, failed.double())
+        broken = objective(RETURNS.clone().index_fill_(2, torch.tensor(1), torch.nan), failed)
+        assert broken.isnan().tolist() == [False, True, False, False]
+
+
 def test_epistemic_variance_does_not_grow_with_the_noise(generator: torch.Generator) -> None:
     num_theta, num_noise = 4000, 3
     theta = torch.randn(num_theta, 1, 1, generator=generator, dtype=torch.float64)
@@ -209,9 +232,10 @@ def test_impossible_settings_are_refused_at_construction() -> None:
         ((math.nan, 0.1, 1.0), "need failure_return finite, got nan"),
         ((0.0, 1.0, 1.0), "need 0 <= max_probability < 1, got 1.0"),
         ((0.0, 0.1, 0.0), "need penalty finite and > 0, got 0.0"),
+        ((0.0, 0.1, 1.0, "crash"), "failure is one of return, state, termination, got 'crash'"),
     ):
         with pytest.raises(ValueError, match=problem):
-            mean_with_failure_limit(*settings)
+            mean_with_failure_limit(*settings)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="need optimism finite and >= 0, got -1"):
         mean_plus_epistemic_std(-1)
     for risk_aversion in (-1.0, math.inf, math.nan):

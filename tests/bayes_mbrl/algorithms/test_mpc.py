@@ -129,6 +129,8 @@ def test_the_true_dynamics_hold_up_a_pendulum(oracle: Any) -> None:
             r"the termination function should return a bool .* got float32",
         ),
         ({"termination": lambda s, a, n: n > 1}, r"the termination function .* got bool \[2, 3, 4, 3\]"),
+        ({"failure": lambda s, a, n: n > 1}, r"the failure function .* got bool \[2, 3, 4, 3\]"),
+        ({"failure": lambda s, a, n: n[..., 0] > 1}, "need no failure function where the objective does not count"),
     ],
 )
 def test_functions_of_the_wrong_shape_are_refused_before_any_planning(
