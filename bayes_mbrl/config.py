@@ -191,7 +191,7 @@ def _from_layers(mappings: Sequence[Mapping[str, Any]], problems: list[str], nee
 
 def _environment_defaults(written: Sequence[Layer], problems: list[str]) -> Layer:
     """What the chosen environment recommends; a problem when there is no such environment."""
-    from bayes_mbrl.environments.specs import find_spec
+    from bayes_mbrl.environments.registration import find_spec
 
     env = Config.model_fields["env"].default
     for layer in written:

@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bayes_mbrl.environments.specs import EnvironmentSpec, find_spec
+from bayes_mbrl.environments.base import EnvironmentSpec
+from bayes_mbrl.environments.registration import find_spec
 from bayes_mbrl.errors import UserError
 
 

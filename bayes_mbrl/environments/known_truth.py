@@ -5,6 +5,7 @@ fewer, as long as they broadcast against those of state.
 Source: gymnasium 1.4, `envs/classic_control`. Checked against the real environments.
 """
 
+import math
 from collections.abc import Callable, Mapping
 
 import torch
@@ -25,6 +26,11 @@ def pendulum_step(state: Tensor, action: Tensor) -> Tensor:
     return torch.stack([angle.cos(), angle.sin(), speed], dim=-1)
 
 
+def cartpole_step(state: Tensor, action: Tensor) -> Tensor:
+    """`continuous_cartpole_step` with all of the force to the left, action (1, 0), or to the right, (0, 1)."""
+    return continuous_cartpole_step(state, action[..., 1:] - action[..., :1])
+
+
 def continuous_cartpole_step(state: Tensor, action: Tensor) -> Tensor:
     """One Euler step of 0.02 s. State (x, ẋ, θ, θ̇); cart 1 kg, pole 0.1 kg and 1 m long, force 10 clip(a, ±1) N."""
     x_dot, theta, theta_dot = state[..., 1], state[..., 2], state[..., 3]
@@ -37,12 +43,51 @@ def continuous_cartpole_step(state: Tensor, action: Tensor) -> Tensor:
 
 def mountain_car_step(state: Tensor, action: Tensor) -> Tensor:
     """v' = clip(v + 0.0015 clip(a, ±1) − 0.0025 cos 3x, ±0.07), x' = clip(x + v', −1.2, 0.6); a wall on the left."""
+    return _rolled(state, 0.0015 * action[..., 0].clamp(-1.0, 1.0))
+
+
+def discrete_mountain_car_step(state: Tensor, action: Tensor) -> Tensor:
+    """The same with a push of −0.001, 0 or 0.001."""
+    return _rolled(state, 0.001 * (action[..., 2] - action[..., 0]))
+
+
+def _rolled(state: Tensor, push: Tensor) -> Tensor:
     position = state[..., 0]
-    push = 0.0015 * action[..., 0].clamp(-1.0, 1.0) - 0.0025 * (3.0 * position).cos()
-    velocity = (state[..., 1] + push).clamp(-0.07, 0.07)
+    velocity = (state[..., 1] + push - 0.0025 * (3.0 * position).cos()).clamp(-0.07, 0.07)
     unbounded = position + velocity
     velocity = torch.where(unbounded <= -1.2, velocity.clamp(min=0.0), velocity)
     return torch.stack([unbounded.clamp(-1.2, 0.6), velocity], dim=-1)
+
+
+def acrobot_step(state: Tensor, action: Tensor) -> Tensor:
+    """One step of 0.2 s of the fourth-order Runge-Kutta method; a torque of −1, 0 or 1 N m between the two links.
+
+    State (cos θ₁, sin θ₁, cos θ₂, sin θ₂, θ̇₁, θ̇₂), the velocities bounded by 4π and 9π.
+    """
+    first, second = (torch.atan2(state[..., i + 1], state[..., i]) for i in (0, 2))
+    start = torch.stack([first, second, state[..., 4], state[..., 5]], dim=-1)
+    torque = action[..., 2] - action[..., 0]
+    k1 = _acrobot_slope(start, torque)
+    k2 = _acrobot_slope(start + 0.1 * k1, torque)
+    k3 = _acrobot_slope(start + 0.1 * k2, torque)
+    k4 = _acrobot_slope(start + 0.2 * k3, torque)
+    end = start + 0.2 / 6.0 * (k1 + 2.0 * k2 + 2.0 * k3 + k4)
+    first, second = end[..., 0], end[..., 1]
+    speeds = end[..., 2].clamp(-4 * math.pi, 4 * math.pi), end[..., 3].clamp(-9 * math.pi, 9 * math.pi)
+    return torch.stack([first.cos(), first.sin(), second.cos(), second.sin(), *speeds], dim=-1)
+
+
+def _acrobot_slope(state: Tensor, torque: Tensor) -> Tensor:
+    """d/dt of (θ₁, θ₂, θ̇₁, θ̇₂) for two links of 1 kg and 1 m, inertia 1 kg m². Source: Sutton & Barto, "book"."""
+    first, second, first_speed, second_speed = state.unbind(-1)
+    d1 = 3.5 + second.cos()
+    d2 = 1.25 + 0.5 * second.cos()
+    phi2 = 0.5 * 9.8 * (first + second).sin()
+    phi1 = -0.5 * second.sin() * second_speed * (second_speed + 2.0 * first_speed) + 1.5 * 9.8 * first.sin() + phi2
+    push = torque + d2 / d1 * phi1 - 0.5 * first_speed.square() * second.sin() - phi2
+    second_acc = push / (1.25 - d2.square() / d1)
+    first_acc = -(d2 * second_acc + phi1) / d1
+    return torch.stack([first_speed, second_speed, first_acc, second_acc], dim=-1)
 
 
 def linear_gaussian_step(state: Tensor, action: Tensor) -> Tensor:
@@ -55,7 +100,10 @@ def linear_gaussian_step(state: Tensor, action: Tensor) -> Tensor:
 KNOWN_STEPS: Mapping[str, StepFunction] = {
     "Pendulum-v1": pendulum_step,
     "ContinuousCartPole-v0": continuous_cartpole_step,
+    "CartPole-v1": cartpole_step,
     "MountainCarContinuous-v0": mountain_car_step,
+    "MountainCar-v0": discrete_mountain_car_step,
+    "Acrobot-v1": acrobot_step,
     "LinearGaussian-v0": linear_gaussian_step,
 }
 """By the name in `specs.ENVIRONMENTS`; what is missing here has no true step in torch."""

@@ -23,6 +23,8 @@ CARTPOLE_POSITION_LIMIT = 2.4  # m
 CARTPOLE_ANGLE_LIMIT = 0.20943951023931953  # rad: 12 degrees
 INVERTED_PENDULUM_ANGLE_LIMIT = 0.2  # rad
 MOUNTAIN_CAR_GOAL = 0.45
+DISCRETE_MOUNTAIN_CAR_GOAL = 0.5
+LINK_LENGTH = 0.6  # m, of each of the two links of InvertedDoublePendulum-v5
 
 
 def never(state: Tensor, action: Tensor, next_state: Tensor) -> Tensor:
@@ -53,6 +55,30 @@ def mountain_car_termination(state: Tensor, action: Tensor, next_state: Tensor) 
     return (next_state[..., 0] >= MOUNTAIN_CAR_GOAL).logical_and_(next_state[..., 1] >= 0.0)
 
 
+def discrete_mountain_car_reward(state: Tensor, action: Tensor, next_state: Tensor) -> Tensor:
+    """−1 for every step, the last one too."""
+    return next_state.new_full(next_state.shape[:-1], -1.0)
+
+
+def discrete_mountain_car_termination(state: Tensor, action: Tensor, next_state: Tensor) -> Tensor:
+    """Position >= 0.5 and velocity >= 0. State (position, velocity)."""
+    return (next_state[..., 0] >= DISCRETE_MOUNTAIN_CAR_GOAL).logical_and_(next_state[..., 1] >= 0.0)
+
+
+def acrobot_reward(state: Tensor, action: Tensor, next_state: Tensor) -> Tensor:
+    """−1 for every step that does not end the episode."""
+    return acrobot_termination(state, action, next_state).to(next_state.dtype).sub_(1.0)
+
+
+def acrobot_termination(state: Tensor, action: Tensor, next_state: Tensor) -> Tensor:
+    """The tip is higher than one link above the joint: −cos θ₁ − cos(θ₁ + θ₂) > 1.
+
+    State (cos θ₁, sin θ₁, cos θ₂, sin θ₂, θ̇₁, θ̇₂ in rad/s); θ₁ = 0 hangs down.
+    """
+    cos_first, sin_first, cos_second, sin_second = (next_state[..., i] for i in range(4))
+    return -cos_first - (cos_first * cos_second - sin_first * sin_second) > 1.0
+
+
 def continuous_cartpole_reward(state: Tensor, action: Tensor, next_state: Tensor) -> Tensor:
     """1 for every step, the last one too."""
     return next_state.new_ones(next_state.shape[:-1])
@@ -76,6 +102,41 @@ def inverted_pendulum_termination(state: Tensor, action: Tensor, next_state: Ten
     """
     not_finite = next_state.sum(dim=-1).isfinite().logical_not_()
     return not_finite.logical_or_(next_state[..., 1].abs() > INVERTED_PENDULUM_ANGLE_LIMIT)
+
+
+def inverted_double_pendulum_reward(state: Tensor, action: Tensor, next_state: Tensor) -> Tensor:
+    """10 unless the episode ends, − 0.01 x² − (y − 2)² for the tip, − 10⁻³ ω₁² − 5·10⁻³ ω₂², after the step.
+
+    Within 2·10⁻⁴ of the environment's as long as no velocity exceeds 10, where the observation is clipped. That y
+    cannot be 2, with two links of 0.6 m, is the environment's own doing.
+    """
+    tip_x, tip_y = _double_pendulum_tip(next_state)
+    ended = inverted_double_pendulum_termination(state, action, next_state)
+    velocity_cost = 1e-3 * next_state[..., 6].square() + 5e-3 * next_state[..., 7].square()
+    return torch.where(ended, 0.0, 10.0) - 0.01 * tip_x.square() - (tip_y - 2.0).square() - velocity_cost
+
+
+def inverted_double_pendulum_termination(state: Tensor, action: Tensor, next_state: Tensor) -> Tensor:
+    """The tip is at most 1 m high. State (x, sin θ₁, sin θ₂, cos θ₁, cos θ₂, ẋ, ω₁, ω₂, force of the limits on x)."""
+    return _double_pendulum_tip(next_state)[1] <= 1.0
+
+
+def _double_pendulum_tip(state: Tensor) -> tuple[Tensor, Tensor]:
+    """(x, y) of the upper link's end, two [...]; θ₂ is relative to the lower link."""
+    sin_first, sin_second, cos_first, cos_second = (state[..., i] for i in range(1, 5))
+    sin_both = sin_first * cos_second + cos_first * sin_second
+    cos_both = cos_first * cos_second - sin_first * sin_second
+    return state[..., 0] + LINK_LENGTH * (sin_first + sin_both), LINK_LENGTH * (cos_first + cos_both)
+
+
+def pusher_reward(state: Tensor, action: Tensor, next_state: Tensor) -> Tensor:
+    """−½ ‖object − fingertip‖ − ‖object − goal‖ after the step − 0.1 ‖a‖² (the action as given).
+
+    Of the 23 numbers of a state these are the last nine: fingertip, object and goal, each (x, y, z) in m.
+    """
+    tip, moved, goal = (next_state[..., i : i + 3] for i in (14, 17, 20))
+    near, far = (torch.linalg.vector_norm(moved - other, dim=-1) for other in (tip, goal))
+    return torch.sub(action.square().sum(dim=-1) * -0.1, 0.5 * near + far)
 
 
 def reacher_reward(state: Tensor, action: Tensor, next_state: Tensor) -> Tensor:

@@ -1,60 +1,15 @@
-"""What is known about an environment, by name: its reward, its termination, and settings that suit it."""
+"""The environments about which something is known here, and settings that suit them."""
 
-import dataclasses
-import difflib
-import importlib
-import importlib.util
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
 import gymnasium
-from torch import Tensor
 
 from bayes_mbrl.environments import rewards
-from bayes_mbrl.environments.rewards import RewardFunction, TerminationFunction
-from bayes_mbrl.errors import UserError
-
-FeatureFunction = Callable[[Tensor], Tensor]
-"""observation [..., S] → inputs of a network [..., F]"""
-
-
-def _short_name(environment_id: str) -> str:
-    return environment_id.rpartition(":")[2].rpartition("/")[2]
-
-
-@dataclasses.dataclass(frozen=True)
-class EnvironmentSpec:
-    """An environment and what is known about it.
-
-    A reward of None is learned; with a termination of None the model imagines that no episode ends.
-    """
-
-    id: str
-    """What `gymnasium.make` takes; "module:EnvId" imports the module first."""
-    summary: str
-    """One line for a person."""
-    reward: RewardFunction | None = None
-    termination: TerminationFunction | None = None
-    """`rewards.never` says that it is known never to terminate."""
-    failure: TerminationFunction | None = None
-    """Transitions that should not happen, whether they end the episode or not: for objectives that limit failures."""
-    features: FeatureFunction | None = None
-    """None is the identity."""
-    state_names: tuple[str, ...] = ()
-    """Of the S observed numbers, with units, for pictures and tables: "angle (rad)"."""
-    defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """Settings of a run that suit this environment, nested as in its configuration."""
-
-    @property
-    def name(self) -> str:
-        """The id without module and namespace: what a person types and what a folder can be called."""
-        return _short_name(self.id)
-
+from bayes_mbrl.environments.base import EnvironmentSpec
 
 OWN_NAMESPACE = "bayes_mbrl"
-MUJOCO_PACKAGES = ("mujoco", "imageio")
-"""What Gymnasium imports for any MuJoCo environment."""
 
 
 def _register_own() -> None:
@@ -95,6 +50,38 @@ _KNOWN = (
         defaults={"num_episodes": 3, "num_evaluation_episodes": 2, **_SMALL_SEARCH},
     ),
     EnvironmentSpec(
+        id="MountainCar-v0",
+        summary="drive a weak car out of a valley by full thrust or none: sparse (S 2, 3 choices, 200 steps)",
+        reward=rewards.discrete_mountain_car_reward,
+        termination=rewards.discrete_mountain_car_termination,
+        state_names=("position", "velocity (per step)"),
+        defaults={"num_episodes": 10},
+    ),
+    EnvironmentSpec(
+        id="CartPole-v1",
+        summary="balance a pole on a cart by pushes to the left or right (S 4, 2 choices, 500 steps)",
+        reward=rewards.continuous_cartpole_reward,
+        termination=rewards.continuous_cartpole_termination,
+        failure=rewards.continuous_cartpole_termination,
+        state_names=("position (m)", "velocity (m/s)", "angle (rad)", "angular velocity (rad/s)"),
+        defaults={"num_episodes": 20, "num_steps": 500, **_SHORT_FITS, **_SMALL_SEARCH},
+    ),
+    EnvironmentSpec(
+        id="Acrobot-v1",
+        summary="swing the tip of two links above a line by a motor between them (S 6, 3 choices, 500 steps)",
+        reward=rewards.acrobot_reward,
+        termination=rewards.acrobot_termination,
+        state_names=(
+            "cos(first angle)",
+            "sin(first angle)",
+            "cos(second angle)",
+            "sin(second angle)",
+            "first angular velocity (rad/s)",
+            "second angular velocity (rad/s)",
+        ),
+        defaults={"num_episodes": 5},
+    ),
+    EnvironmentSpec(
         id=f"{OWN_NAMESPACE}/ContinuousCartPole-v0",
         summary="balance a pole on a cart by a continuous force (S 4, A 1, 200 steps)",
         reward=rewards.continuous_cartpole_reward,
@@ -121,6 +108,25 @@ _KNOWN = (
         defaults={"num_episodes": 20, "num_steps": 1000, "num_evaluation_episodes": 2, **_SHORT_FITS, **_SMALL_SEARCH},
     ),
     EnvironmentSpec(
+        id="InvertedDoublePendulum-v5",
+        summary="MuJoCo: balance two poles, one on the other, on a cart (S 9, A 1, 1000 steps)",
+        reward=rewards.inverted_double_pendulum_reward,
+        termination=rewards.inverted_double_pendulum_termination,
+        failure=rewards.inverted_double_pendulum_termination,
+        state_names=(
+            "position (m)",
+            "sin(first angle)",
+            "sin(second angle)",
+            "cos(first angle)",
+            "cos(second angle)",
+            "velocity (m/s)",
+            "first angular velocity (rad/s)",
+            "second angular velocity (rad/s)",
+            "force of the limits (N)",
+        ),
+        defaults={"num_episodes": 40, "num_steps": 1000, "num_evaluation_episodes": 2, **_SHORT_FITS},
+    ),
+    EnvironmentSpec(
         id="Reacher-v5",
         summary="MuJoCo: bring a two-link arm to a target (S 10, A 2, 50 steps)",
         reward=rewards.reacher_reward,
@@ -139,64 +145,34 @@ _KNOWN = (
         ),
         defaults={"num_episodes": 20},
     ),
+    EnvironmentSpec(
+        id="Pusher-v5",
+        summary="MuJoCo: push a cylinder to a goal with an arm of seven joints (S 23, A 7, 100 steps)",
+        reward=rewards.pusher_reward,
+        termination=rewards.never,
+        state_names=(
+            *(f"angle of joint {i} (rad)" for i in range(1, 8)),
+            *(f"velocity of joint {i} (rad/s)" for i in range(1, 8)),
+            *(f"{what} {axis} (m)" for what in ("fingertip", "object", "goal") for axis in "xyz"),
+        ),
+        defaults={"num_episodes": 10},
+    ),
+    EnvironmentSpec(
+        id="HalfCheetah-v5",
+        summary="MuJoCo: run; the reward, a speed that is not observed, is learned (S 17, A 6, 1000 steps)",
+        termination=rewards.never,
+        state_names=(
+            "height (m)",
+            "pitch (rad)",
+            *(f"{leg} {joint} (rad)" for leg in ("back", "front") for joint in ("thigh", "shin", "foot")),
+            "forward velocity (m/s)",
+            "upward velocity (m/s)",
+            "pitch velocity (rad/s)",
+            *(f"{leg} {joint} velocity (rad/s)" for leg in ("back", "front") for joint in ("thigh", "shin", "foot")),
+        ),
+        defaults={"num_episodes": 5, "num_evaluation_episodes": 1},
+    ),
 )
 
 ENVIRONMENTS: Mapping[str, EnvironmentSpec] = MappingProxyType({spec.name: spec for spec in _KNOWN})
 """By name. Every entry is held against the real environment in the tests."""
-
-
-def find_spec(name: str) -> EnvironmentSpec:
-    """The environment called `name`: a known one, or any that Gymnasium knows, also as "module:EnvId".
-
-    Raises UserError when there is none of this name, its module cannot be imported, or MuJoCo is missing.
-    """
-    for known in _KNOWN:
-        if name in (known.name, known.id):
-            _need_mujoco(known.id)
-            return known
-    module, separator, registered = name.rpartition(":")
-    if separator:
-        _import_registering_module(module, name)
-    if registered not in gymnasium.registry:
-        raise UserError(_unknown(name, registered))
-    _need_mujoco(registered)
-    return EnvironmentSpec(
-        id=name, summary="a Gymnasium environment whose reward is learned and whose model never ends an episode"
-    )
-
-
-def _import_registering_module(module: str, name: str) -> None:
-    try:
-        importlib.import_module(module)
-    except Exception as error:  # a module from elsewhere may raise anything
-        raise UserError(
-            f"cannot import {module!r}, which {name!r} names as the module that registers the environment: "
-            f"{type(error).__name__}: {error}"
-        ) from error
-
-
-def _need_mujoco(registered: str) -> None:
-    """Say early how to install MuJoCo, where it is needed and missing."""
-    entry_point = gymnasium.registry[registered].entry_point
-    needed = isinstance(entry_point, str) and entry_point.startswith("gymnasium.envs.mujoco")
-    missing = [package for package in MUJOCO_PACKAGES if importlib.util.find_spec(package) is None]
-    if needed and missing:
-        raise UserError(
-            f"{_short_name(registered)} needs MuJoCo, and {' and '.join(missing)} cannot be found: "
-            "make .venv/installed-test in a checkout, or pip install '.[mujoco]'"
-        )
-
-
-def _unknown(name: str, registered: str) -> str:
-    nearest = _nearest(registered, [*ENVIRONMENTS, *gymnasium.registry])
-    did_you_mean = f"; nearest are {', '.join(nearest)}" if nearest else ""
-    return (
-        f"unknown environment {name!r}{did_you_mean}. Known here: {', '.join(ENVIRONMENTS)}; any other id that "
-        "Gymnasium knows works too, and 'module:EnvId' imports the module first"
-    )
-
-
-def _nearest(name: str, candidates: Iterable[str]) -> list[str]:
-    """At most three candidates that resemble `name`, the nearest first; case and namespaces do not count."""
-    by_key = {_short_name(c).lower(): c for c in reversed(list(candidates)) if not c.startswith(f"{OWN_NAMESPACE}/")}
-    return [by_key[key] for key in difflib.get_close_matches(_short_name(name).lower(), by_key, n=3, cutoff=0.6)]

@@ -11,7 +11,7 @@ from annotated_types import Gt, Le
 
 from bayes_mbrl import config
 from bayes_mbrl.config import Component, from_mapping, load, record, resolve
-from bayes_mbrl.environments import specs
+from bayes_mbrl.environments import registration
 from bayes_mbrl.errors import UserError
 from bayes_mbrl.registry import SECTIONS, Row, Table
 
@@ -104,7 +104,7 @@ def _own_tables(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def _recommend(monkeypatch: pytest.MonkeyPatch, **defaults: Any) -> None:
-    monkeypatch.setattr(specs, "find_spec", lambda name: SimpleNamespace(defaults=defaults))
+    monkeypatch.setattr(registration, "find_spec", lambda name: SimpleNamespace(defaults=defaults))
 
 
 def _lines(*overrides: str, **options: Any) -> list[str]:

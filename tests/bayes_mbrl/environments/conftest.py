@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from bayes_mbrl.algorithms.base import RandomAgent
 from bayes_mbrl.environments.adapter import Environment
+from bayes_mbrl.environments.base import EnvironmentSpec
 from bayes_mbrl.environments.known_truth import KNOWN_STEPS
-from bayes_mbrl.environments.specs import ENVIRONMENTS, EnvironmentSpec
+from bayes_mbrl.environments.specs import ENVIRONMENTS
 
 NUM_TRANSITIONS = 1000
 
@@ -37,7 +39,16 @@ def _pump(state: Tensor, action: Tensor) -> Tensor:
     return action.abs().clamp(min=0.7) * torch.where(state[1:] >= 0, 1.0, -1.0)
 
 
-POLICIES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"MountainCarContinuous-v0": _pump}
+def _choose(sign: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    """Of three choices the first or the last, by the sign of a number of the state."""
+    return lambda state, action: torch.eye(3)[2 if float(sign(state)) >= 0 else 0]
+
+
+POLICIES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "MountainCarContinuous-v0": _pump,
+    "MountainCar-v0": _choose(lambda state: state[1]),
+    "Acrobot-v1": _choose(lambda state: -state[4]),
+}
 """(state [S], random action [A]) → action [A], where random actions alone do not reach the end of an episode."""
 
 
@@ -46,10 +57,10 @@ def _collect(name: str) -> RealTransitions:
     generator = torch.Generator().manual_seed(5)
     rows: list[tuple[Tensor, Tensor, Tensor, float, bool]] = []
     with Environment(name) as environment:
-        low, high = environment.low, environment.high
+        base_policy = RandomAgent(environment.low, environment.high, environment.choices)
         state = environment.reset(seed=0)
         while len(rows) < NUM_TRANSITIONS:
-            action = low + (high - low) * torch.rand(low.shape, generator=generator)
+            action, _ = base_policy.act(state, None, generator=generator)
             if len(rows) >= NUM_TRANSITIONS // 5 and name in POLICIES:
                 action = POLICIES[name](state, action)
             step = environment.step(action)

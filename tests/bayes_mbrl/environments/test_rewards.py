@@ -6,13 +6,32 @@ import torch
 from torch import Tensor
 
 from bayes_mbrl.environments import rewards
+from bayes_mbrl.environments.adapter import Environment
 from bayes_mbrl.environments.specs import ENVIRONMENTS
+
+TOLERANCES = {"InvertedDoublePendulum-v5": 2e-4}
+"""Of rewards that follow from the observation less exactly than rounding allows."""
 
 
 def test_reward_is_the_real_one(real: Any) -> None:
-    assert real.spec.reward is not None
-    predicted = real.spec.reward(real.state, real.action, real.next_state)
-    torch.testing.assert_close(predicted, real.reward, rtol=1e-5, atol=2e-6)
+    if real.spec.reward is None:  # it is learned: that it does not follow from the observation has its own test
+        return
+    clipped = (real.next_state[:, 5:8].abs() == 10).any(1) & (real.spec.name == "InvertedDoublePendulum-v5")
+    predicted = real.spec.reward(real.state, real.action, real.next_state)[~clipped]
+    torch.testing.assert_close(predicted, real.reward[~clipped], rtol=1e-5, atol=TOLERANCES.get(real.spec.name, 2e-6))
+
+
+def test_the_reward_of_half_cheetah_is_a_speed_that_is_not_observed() -> None:
+    """Two episodes at other places, equal in all that is observed, are rewarded equally; the speed over the step is
+    not among what is observed after it."""
+    with Environment("HalfCheetah-v5") as environment:
+        state = environment.reset(seed=0)
+        rows = [(state, environment.step(torch.full((6,), 0.5)))]
+        for _ in range(50):
+            rows.append((rows[-1][1].next_state, environment.step(torch.full((6,), (-1.0) ** len(rows)))))
+    speeds = torch.tensor([step.reward for _, step in rows]) + 0.1 * 6 * torch.tensor([0.25] + [1.0] * 50)
+    observed = torch.stack([step.next_state[8] for _, step in rows])
+    assert float((speeds - observed).abs().max()) > 0.1
 
 
 def test_termination_is_the_real_one(real: Any) -> None:
@@ -31,7 +50,7 @@ def test_leading_axes_broadcast(real: Any) -> None:
     state = real.state[rows].reshape(*grid, -1)
     next_state = real.next_state[-rows - 1].reshape(*grid, -1)
     action = real.action[:num_plans]
-    for function in (real.spec.reward, real.spec.termination):
+    for function in filter(None, (real.spec.reward, real.spec.termination)):
         together = function(state, action, next_state)
         assert together.shape == grid or function is rewards.never
         for k, m, c in torch.cartesian_prod(*(torch.arange(n) for n in grid)).tolist():
@@ -42,6 +61,8 @@ def test_leading_axes_broadcast(real: Any) -> None:
 def test_arguments_are_left_alone_and_gradients_are_finite(real: Any) -> None:
     originals = [real.state[:7].double(), real.action[:7].double(), real.next_state[:7].double()]
     arguments = [x.clone().requires_grad_() for x in originals]
+    if real.spec.reward is None:
+        return
     reward = real.spec.reward(*arguments)
     assert reward.dtype == torch.float64
     if reward.requires_grad:
