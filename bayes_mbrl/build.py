@@ -7,6 +7,8 @@ from typing import Any
 import torch
 
 from bayes_mbrl.algorithms.base import Agent, RandomAgent
+from bayes_mbrl.algorithms.hallucinated import hallucinating
+from bayes_mbrl.algorithms.information_gain import InformationSeekingAgent
 from bayes_mbrl.algorithms.mpc import MPC, MPCAgent
 from bayes_mbrl.algorithms.thompson import ThompsonAgent
 from bayes_mbrl.config import Config
@@ -15,6 +17,7 @@ from bayes_mbrl.dynamics.base import Dynamics
 from bayes_mbrl.dynamics.network import identity
 from bayes_mbrl.dynamics.recalibrated import Recalibration
 from bayes_mbrl.environments.adapter import Environment
+from bayes_mbrl.environments.known_functions import check_shapes
 from bayes_mbrl.environments.rewards import TerminationFunction, never
 from bayes_mbrl.errors import UserError
 from bayes_mbrl.inference.base import Posterior
@@ -37,6 +40,8 @@ class Builder:
 
     def __post_init__(self) -> None:
         """Find out before any episode: two transitions of zeros have the right widths."""
+        self._check_horizon(self.planner().horizon)
+        check_shapes(self.environment.spec, self.environment.state_dim, self.environment.action_dim)
         states, actions = torch.zeros(2, self.environment.state_dim), torch.zeros(2, self.environment.action_dim)
         nothing = torch.zeros(2)
         rows = Transitions(states, actions, nothing, states, nothing.bool(), nothing.long())
@@ -45,8 +50,17 @@ class Builder:
             dynamics.regression_data(rows)
         except ValueError as error:
             raise UserError(f"dynamics {self.config.dynamics.name}: {error}") from error
-        self.planner()
         self.failure(self.environment.spec.termination or dynamics.termination)
+        self._check_exploration()
+
+    def _check_horizon(self, horizon: int) -> None:
+        """Raise UserError where plans would go on after every episode has ended."""
+        longest = self.environment.max_episode_steps
+        if longest is not None and horizon > longest:
+            raise UserError(
+                f"planner.horizon is {horizon}, and an episode of {self.environment.spec.name} has at most {longest} "
+                f"steps: need planner.horizon <= {longest}"
+            )
 
     @property
     def recalibration(self) -> Recalibration:
@@ -62,6 +76,20 @@ class Builder:
     def objective(self) -> Objective | FailureObjective:
         """What a plan is scored by."""
         return self.config.objective.build()  # type: ignore[no-any-return]
+
+    def _check_exploration(self) -> None:
+        """Raise UserError where the way to explore suits neither the actions nor the number of samples."""
+        exploration, num_theta = self.algorithm.exploration, self.config.rollout.num_theta
+        if exploration == "hallucinated" and self.environment.choices:
+            raise UserError(
+                f"algorithm.exploration hallucinated plans numbers beside the actions, and those of "
+                f"{self.environment.spec.name} are choices: take information-gain, thompson or none"
+            )
+        if exploration in ("hallucinated", "information-gain") and num_theta < 2:
+            raise UserError(
+                f"algorithm.exploration {exploration} needs rollout.num_theta >= 2 to see samples of θ disagree, got "
+                f"{num_theta}"
+            )
 
     def failure(self, termination: TerminationFunction | None) -> TerminationFunction | None:
         """The transitions that the objective counts as failures, if it does; `termination` is what ends an episode.
@@ -147,8 +175,16 @@ class Builder:
 
     def exploring_agent(self, transitions: Transitions, posterior: Posterior) -> Agent:
         """Who acts while data are collected: `agent`, or as the algorithm has it one that explores."""
-        agent = self.agent(transitions, posterior)
-        return ThompsonAgent(agent) if self.algorithm.thompson else agent
+        agent, settings = self.agent(transitions, posterior), self.algorithm
+        match settings.exploration:
+            case "thompson":
+                return ThompsonAgent(agent)
+            case "information-gain":
+                return InformationSeekingAgent(agent, settings.information_weight)
+            case "hallucinated":
+                generator = generator_for(self.config.seed, "exploration", len(transitions))
+                return hallucinating(agent, beta=settings.optimism, generator=generator)
+        return agent
 
     def agent(self, transitions: Transitions, posterior: Posterior) -> MPCAgent:
         """Plans with the posterior, which was fitted to these transitions.

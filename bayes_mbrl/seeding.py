@@ -11,7 +11,14 @@ import numpy as np
 import torch
 
 Stream = Literal[
-    "environment", "acting", "inference", "recalibration", "evaluation-environment", "evaluation-acting", "report"
+    "environment",
+    "acting",
+    "inference",
+    "recalibration",
+    "exploration",
+    "evaluation-environment",
+    "evaluation-acting",
+    "report",
 ]
 """What draws random numbers: start states and noise of the real system, actions and plans, fits; and the same apart
 for evaluation, so that its start states are not those of training."""

@@ -11,10 +11,11 @@ Source: lecture, "model-based reinforcement learning version 1.5" and "How to pl
 """
 
 import dataclasses
-from typing import Annotated, Any
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
 
 import torch
-from annotated_types import Gt
+from annotated_types import Ge, Gt
 from torch import Tensor
 
 from bayes_mbrl.algorithms.base import Agent
@@ -25,6 +26,9 @@ from bayes_mbrl.planners.base import Planner, search
 from bayes_mbrl.planners.objectives import FailureObjective, Objective, check_failure
 from bayes_mbrl.planners.propagation import Propagation
 from bayes_mbrl.rollout import DIVERGENCE_RETURN, evaluate_plans
+
+Exploration = Literal["none", "thompson", "information-gain", "hallucinated"]
+"""Names of the files with these ways to explore."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,14 +77,13 @@ class MPCAgent(Agent):
         self, observation: Tensor, memory: MPCMemory | None, *, generator: torch.Generator
     ) -> tuple[Tensor, MPCMemory]:
         """See `Agent.act`."""
-        state = self.planner.init() if memory is None else memory.planner_state
-        num_steps = 0 if memory is None else memory.num_steps
-        if num_steps % self.replan_every == 0:
-            with torch.set_grad_enabled(self.planner.needs_gradient):
-                state = search(
-                    self.planner, state, lambda plans: self.score(plans, observation, generator), generator=generator
-                )
-        return state.plan[0], MPCMemory(self.planner.shift(state), num_steps + 1)
+        return plan_and_act(
+            self.planner,
+            memory,
+            lambda plans: self.score(plans, observation, generator),
+            replan_every=self.replan_every,
+            generator=generator,
+        )
 
     def score(self, plans: Tensor, observation: Tensor, generator: torch.Generator) -> Tensor:
         """The four steps of the lecture: scores [C] of the plans [C, H, A] from the observation [S]."""
@@ -99,6 +102,26 @@ class MPCAgent(Agent):
             generator=generator,
             divergence_return=self.divergence_return,
         )
+
+
+def plan_and_act(
+    planner: Planner[Any],
+    memory: MPCMemory | None,
+    score: Callable[[Tensor], Tensor],
+    *,
+    replan_every: int,
+    generator: torch.Generator,
+) -> tuple[Tensor, MPCMemory]:
+    """(the plan's action [A] for this step, memory): a search from the warm start where one is due.
+
+    `score` maps plans [C, H, A] from the present observation to scores [C].
+    """
+    state = planner.init() if memory is None else memory.planner_state
+    num_steps = 0 if memory is None else memory.num_steps
+    if num_steps % replan_every == 0:
+        with torch.set_grad_enabled(planner.needs_gradient):
+            state = search(planner, state, score, generator=generator)
+    return state.plan[0], MPCMemory(planner.shift(state), num_steps + 1)
 
 
 def _check_per_state(what: str, function: RewardFunction | TerminationFunction, agent: MPCAgent) -> None:
@@ -122,5 +145,9 @@ class MPC:
     """Environment steps between two fits of the posterior; None: after each episode."""
     replan_every: Annotated[int, Gt(0)] = 1
     """Environment steps between two plans; 1 is MPC proper, the horizon is open loop."""
-    thompson: bool = False
-    """Training episodes are planned with one θ each, as if it were the truth (thompson.py); evaluation is as ever."""
+    exploration: Exploration = "none"
+    """How training episodes are planned; evaluation is always greedy: by the objective alone, averaged over θ."""
+    information_weight: Annotated[float, Ge(0)] = 1.0
+    """Of exploration=information-gain: what a nat about θ is worth, in units of the return."""
+    optimism: Annotated[float, Ge(0)] = 1.0
+    """Of exploration=hallucinated: how many epistemic standard deviations luck may reach (β)."""

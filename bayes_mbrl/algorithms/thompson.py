@@ -12,6 +12,7 @@ from torch import Tensor
 from bayes_mbrl.algorithms.base import Agent
 from bayes_mbrl.algorithms.mpc import MPCAgent, MPCMemory
 from bayes_mbrl.inference.draws import DrawsPosterior
+from bayes_mbrl.planners.propagation import ts_infinity
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +35,12 @@ class ThompsonAgent(Agent):
     ) -> tuple[Tensor, ThompsonMemory]:
         """See `Agent.act`."""
         if memory is None:
-            theta = self.planning.posterior.sample(1, generator=generator)
-            believer = dataclasses.replace(self.planning, posterior=DrawsPosterior(theta), num_theta=1)
+            planning = self.planning
+            theta = planning.posterior.sample(1, generator=generator)
+            between_steps = planning.propagation if planning.num_noise > 1 else ts_infinity  # of one particle: nothing
+            believer = dataclasses.replace(
+                planning, posterior=DrawsPosterior(theta), num_theta=1, propagation=between_steps
+            )
             action, planned = believer.act(observation, None, generator=generator)
         else:
             believer = memory.believer

@@ -2,12 +2,17 @@
 
 import dataclasses
 import pathlib
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
-from toy_runs import configure
+from toy_runs import configure, resume, start, state_numbers
 
+from bayes_mbrl import artefacts
+from bayes_mbrl.algorithms.hallucinated import HallucinatedDynamics, HallucinatingAgent
+from bayes_mbrl.algorithms.information_gain import InformationSeekingAgent
+from bayes_mbrl.algorithms.mpc import Exploration, MPCAgent
+from bayes_mbrl.algorithms.thompson import ThompsonAgent
 from bayes_mbrl.build import Builder, learned_reward
 from bayes_mbrl.data import Transitions
 from bayes_mbrl.environments import rewards
@@ -101,6 +106,7 @@ def test_the_features_of_the_environment_are_used(transitions: Transitions) -> N
         spec: EnvironmentSpec
         state_dim: int = 3
         action_dim: int = 2
+        max_episode_steps: int | None = None
         choices: tuple[int, ...] = ()
         low: torch.Tensor = dataclasses.field(default_factory=lambda: -torch.ones(2))
         high: torch.Tensor = dataclasses.field(default_factory=lambda: torch.ones(2))
@@ -148,6 +154,74 @@ def test_a_limit_on_failures_takes_them_from_the_environment_or_from_what_ends_a
 def test_a_limit_on_failures_that_nobody_knows_is_refused_before_any_episode(env: str, kind: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         _builder(env, "objective=failure-limit", f"objective.failure={kind}")
+
+
+EXPLORERS = {
+    "none": MPCAgent,
+    "thompson": ThompsonAgent,
+    "information-gain": InformationSeekingAgent,
+    "hallucinated": HallucinatingAgent,
+}
+
+
+def test_every_way_to_explore_has_its_agent_and_evaluation_is_greedy(transitions: Transitions) -> None:
+    assert set(EXPLORERS) == set(get_args(Exploration))
+    for name, kind in EXPLORERS.items():
+        builder = _builder(
+            "LinearGaussian-v0", "posterior=ensemble", f"algorithm.exploration={name}",
+            "algorithm.information_weight=0.3", "algorithm.optimism=2.5", "posterior.num_steps=3",
+        )  # fmt: skip
+        posterior, _ = builder.fit(transitions, None, generator=torch.Generator().manual_seed(0))
+        agent = builder.exploring_agent(transitions, posterior)
+        assert type(agent) is kind
+        assert type(builder.agent(transitions, posterior)) is MPCAgent
+        if isinstance(agent, InformationSeekingAgent):
+            assert agent.weight == 0.3
+        if isinstance(agent, HallucinatingAgent):
+            assert isinstance(agent.planning.dynamics, HallucinatedDynamics)
+            assert agent.planning.dynamics.beta == 2.5
+
+
+@pytest.mark.parametrize("exploration", ["thompson", "information-gain", "hallucinated"])
+def test_an_exploring_run_that_is_resumed_gives_the_numbers_of_one_that_was_not(
+    tmp_path: pathlib.Path, exploration: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(artefacts, "write", lambda *_: {})
+    settings = (f"algorithm.exploration={exploration}", "algorithm.refit_every=20", "num_evaluation_episodes=0")
+    whole = start(tmp_path / "whole", "LinearGaussian-v0", *settings)
+    start(tmp_path / "parts", "LinearGaussian-v0", *settings, "num_episodes=2")
+    assert state_numbers(resume(tmp_path / "parts", 3)) == state_numbers(whole)
+    assert whole.transitions is not None
+    assert len(whole.transitions) == 150
+
+
+@pytest.mark.parametrize(
+    ("env", "more", "message"),
+    [
+        ("toy_environments:Choices-v0", ("algorithm.exploration=hallucinated",), "those of Choices-v0 are choices"),
+        (
+            DRIFT,
+            ("algorithm.exploration=hallucinated", "rollout.num_theta=1"),
+            "hallucinated needs rollout.num_theta >= 2 .* got 1",
+        ),
+        (
+            DRIFT,
+            ("algorithm.exploration=information-gain", "rollout.num_theta=1"),
+            "information-gain needs rollout.num_theta >= 2 .* got 1",
+        ),
+    ],
+)
+def test_a_way_to_explore_that_cannot_be_is_refused_before_any_episode(
+    env: str, more: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        _builder(env, *more)
+
+
+def test_choices_are_explored_by_information(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(artefacts, "write", lambda *_: {})
+    state = start(tmp_path / "run", "toy_environments:Choices-v0", "algorithm.exploration=information-gain")
+    assert state.next_episode == 3
 
 
 def test_the_base_policy_keeps_to_the_bounds() -> None:
