@@ -20,6 +20,7 @@ from bayes_mbrl.checkpoint import RunState, has_checkpoint, load_checkpoint, sav
 from bayes_mbrl.config import Config
 from bayes_mbrl.data import Transitions
 from bayes_mbrl.environments.adapter import Environment, EnvironmentFault
+from bayes_mbrl.environments.known_functions import compare_with_data
 from bayes_mbrl.errors import UserError
 from bayes_mbrl.fit_record import fit_record
 from bayes_mbrl.inference.base import Posterior, parameter_shapes
@@ -136,7 +137,8 @@ def _run(config: Config, folder: pathlib.Path, state: RunState, observer: Observ
                 state = _next_episode(builder, state, observer)
             except _FitFailedError as failure:
                 save_checkpoint(folder, failure.state)
-                go_on = f"change that in {folder}/config.yaml, then bayes-mbrl resume {folder}"
+                where = f"the environment's module or in {folder}/config.yaml"
+                go_on = f"change that in {where}, then bayes-mbrl resume {folder}"
                 raise UserError(f"{failure}; the data are kept: {go_on}") from failure
             if state.faults_in_a_row == 0:
                 save_snapshot(folder, state.next_episode - 1, fitted(state)[1])
@@ -257,6 +259,9 @@ class _Learning:
     def after_episode(self, episode: Transitions) -> dict[str, float | int | None]:
         """Append the episode to D, refit where no interval says otherwise, and tell how it went."""
         transitions = self.with_episode(episode)
+        if self.state.posterior is None:  # the first data: what is said about the environment can be held against them
+            for text in compare_with_data(self._builder.environment.spec, transitions):
+                self._observer.warning(text)
         if self.state.posterior is None or self._refit_every is None:
             self._fit(transitions)
         self.state = dataclasses.replace(self.state, transitions=transitions)
