@@ -3,13 +3,15 @@
 Axes: K parameter samples, M noise draws, C candidate plans, H horizon, S state, A action.
 """
 
+import itertools
+
 import torch
 from torch import Tensor
 
 from bayes_mbrl.dynamics.base import Dynamics
 from bayes_mbrl.environments.rewards import RewardFunction, TerminationFunction
 from bayes_mbrl.inference.base import Posterior
-from bayes_mbrl.inference.scratch import NO_SCRATCH, Buffers, Scratch
+from bayes_mbrl.inference.scratch import NO_SCRATCH, Buffers
 from bayes_mbrl.planners.objectives import FailureObjective, Objective, check_failure
 from bayes_mbrl.planners.propagation import Propagation, carry, ts_infinity
 
@@ -35,6 +37,7 @@ def evaluate_plans(
     generator: torch.Generator,
     divergence_return: float = DIVERGENCE_RETURN,
     max_particles: int = 2**13,
+    bf16: bool = False,
 ) -> Tensor:
     """Scores [C] of the plans [C, H, A] from the state [S]: the objective of their returns [K, M, C].
 
@@ -51,29 +54,32 @@ def evaluate_plans(
     theta = posterior.sample(num_theta, generator=generator)  # 1. θ ~ p(θ | D)
     noise, mixing = draw_noise(plans.shape[1], num_theta, num_noise, dynamics, state, generator=generator)
     scratch = NO_SCRATCH if torch.is_grad_enabled() else Buffers()
-    zero, zeros = state.new_zeros(()), state.new_zeros(dynamics.output_dim)
-    returns, failures = [], []
+    sample = dynamics.sampler(theta, scratch=scratch, bf16=bf16)
+    zero, returns, failures = state.new_zeros(()), [], []
     for chunk in torch.split(plans, max(1, max_particles // (num_theta * num_noise))):
         states = state.expand(num_theta, num_noise, len(chunk), -1)
         total, alive = state.new_zeros(states.shape[:-1]), state.new_ones(states.shape[:-1], dtype=torch.bool)
         failed = torch.zeros_like(alive)
-        for t, action in enumerate(chunk.unbind(1)):
+        steps = zip(chunk.unbind(1), noise.unbind(0), mixing.unbind(0), itertools.cycle(("states_0", "states_1")))
+        for action, noise_now, mixing_now, name in steps:
             # 2. s' ~ p(s' | s, a, θ); two buffers in turn, since the reward needs s and s' side by side
-            following = dynamics.sample(theta, states, action, noise[t], scratch=scratch, name=f"states_{t % 2}")
+            following = sample(states, action, noise_now, name=name)
+            check = torch.sum(following, -1, out=scratch.take("check", alive.shape, zero))  # 0 times it may be NaN
             out = scratch.take("gained", alive.shape, zero)
-            gained = torch.add(reward(states, action, following), _nan_if_diverged(following, zeros, scratch), out=out)
-            gained = torch.where(alive, gained, zero, out=out)
+            gained = torch.add(reward(states, action, following), check, alpha=0, out=out)
+            if termination is not None:
+                gained = torch.where(alive, gained, zero, out=out)
             total = torch.add(total, gained, out=scratch.take("total", alive.shape, zero))  # 3. R = Σ r(s, a)
             if failure is not None:
                 out = scratch.take("failing", alive.shape, alive)
                 failing = torch.logical_and(alive, failure(states, action, following), out=out)
                 failed = torch.logical_or(failed, failing, out=scratch.take("failed", alive.shape, alive))
-                failed = carry(propagation, failed, mixing[t])
+                failed = carry(propagation, failed, mixing_now)
             if termination is not None:
                 ended = termination(states, action, following)
                 alive = torch.gt(alive, ended, out=scratch.take("alive", alive.shape, alive))
-            states = propagation(following, mixing[t])  # TS∞ nothing; TS1 shuffle; E, DS, MM
-            total, alive = (carry(propagation, values, mixing[t]) for values in (total, alive))
+            states = propagation(following, mixing_now)  # TS∞ nothing; TS1 shuffle; E, DS, MM
+            total, alive = (carry(propagation, values, mixing_now) for values in (total, alive))
         sound = total.abs() <= LARGEST_RETURN  # NaN is not
         returns.append(torch.where(sound, total, divergence_return).clamp(min=divergence_return))
         failures.append(failed | (returns[-1] <= divergence_return))
@@ -114,10 +120,3 @@ def imagine(
     for action, noise_now in zip(plan, noise, strict=True):
         states.append(dynamics.sample(theta, states[-1], action, noise_now))
     return torch.stack([s[..., 0, : len(state)] for s in states], dim=2)
-
-
-def _nan_if_diverged(states: Tensor, zeros: Tensor, scratch: Scratch) -> Tensor:
-    """0 for finite states [..., S], NaN for the others: 0 · inf and 0 · NaN are NaN. zeros [S]."""
-    flat = states.reshape(-1, states.shape[-1])
-    check = torch.mv(flat, zeros, out=scratch.take("check", (len(flat),), flat))
-    return check.view(states.shape[:-1])

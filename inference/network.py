@@ -85,7 +85,7 @@ class BayesianNetwork(Regression):
         self.dtype = dtype
         self.device = torch.device(device)
         self._fixed_std = torch.full((), noise_std, dtype=dtype, device=device)
-        self._activate, self._activate_in_place = _ACTIVATIONS[activation]
+        self._activate, self.activate_in_place = _ACTIVATIONS[activation]
         self.min_std = min_std
         self.max_std = max_std
         last = 2 * output_dim if noise == "heteroscedastic" else output_dim
@@ -156,7 +156,7 @@ class BayesianNetwork(Regression):
                 x = torch.mul(x, scale, out=scratch.take(f"scaled_{layer}", shape, x))
             x = affine(x, theta[f"weight_{layer}"], theta[f"bias_{layer}"], scratch=scratch, name=name)
             if layer < self.num_layers - 1:
-                x = self._activate_in_place(x) if scratch.reuses else self._activate(x)
+                x = self.activate_in_place(x) if scratch.reuses else self._activate(x)
         if self.noise == "heteroscedastic":
             mean, raw = x[..., : self.output_dim], x[..., self.output_dim :]
             return mean, self._bounded_std(raw, scratch)

@@ -40,11 +40,16 @@ class Buffers:
 
     def __init__(self) -> None:
         self._flat: dict[str, Tensor] = {}
+        self._taken: dict[str, Tensor] = {}
 
     def take(self, name: str, shape: Sequence[int], like: Tensor) -> Tensor:
         """The buffer `name` as a contiguous tensor of this shape; its content is whatever was there before."""
+        taken = self._taken.get(name)
+        if taken is not None and taken.shape == shape and taken.dtype == like.dtype and taken.device == like.device:
+            return taken  # a view costs as much as an operation on a small tensor
         size = torch.Size(shape).numel()
         flat = self._flat.get(name)
         if flat is None or flat.numel() < size or flat.dtype != like.dtype or flat.device != like.device:
             flat = self._flat[name] = torch.empty(size, dtype=like.dtype, device=like.device)
-        return flat[:size].view(shape)
+        self._taken[name] = flat[:size].view(shape)
+        return self._taken[name]

@@ -3,8 +3,10 @@
 Axes: K parameter samples, S state, A action; "..." are any axes of states, [M, C] in a rollout.
 """
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -19,6 +21,13 @@ RewardFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(state [..., S], action [..., A], next_state [..., S]) → reward [...]"""
 TerminationFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Likewise → bool [...]"""
+
+
+class Sampler(Protocol):
+    """`Dynamics.sample` with θ and buffers bound."""
+
+    def __call__(self, states: Tensor, actions: Tensor, noise: Tensor, *, name: str) -> Tensor:
+        """s' [K, M, C, S] of states [K, M, C, S], actions [C, A], noise [K, M, 1, S]; `name` is that of its buffer."""
 
 
 class Dynamics(ABC):
@@ -83,3 +92,13 @@ class Dynamics(ABC):
         """
         mean, std = self.predict(theta, states, actions, scratch=scratch)
         return torch.addcmul(mean, std, noise, out=scratch.take(name, mean.shape, mean))
+
+    def sampler(self, theta: Mapping[str, Tensor], *, scratch: Scratch, bf16: bool = False) -> Sampler:
+        """`sample` for this θ at every step of a rollout: what can be prepared once, is.
+
+        With `bf16` products of hidden layers are less precise, and faster where the processor can. Raises ValueError
+        where there are none.
+        """
+        if bf16:
+            raise ValueError(f"bf16 is for the hidden layers of a network, and {type(self).__name__} has none")
+        return functools.partial(self.sample, theta, scratch=scratch)

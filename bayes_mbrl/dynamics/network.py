@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from bayes_mbrl.data import Transitions
-from bayes_mbrl.dynamics.base import Dynamics
+from bayes_mbrl.dynamics.base import Dynamics, Sampler
+from bayes_mbrl.dynamics.folded import FoldedNetwork
 from bayes_mbrl.dynamics.standardise import Standardiser, negligible_std
 from bayes_mbrl.inference.likelihoods import LikelihoodName
 from bayes_mbrl.inference.network import Activation, BayesianNetwork, Noise
-from bayes_mbrl.inference.scratch import NO_SCRATCH, Scratch
+from bayes_mbrl.inference.scratch import NO_SCRATCH, Buffers, Scratch
 
 Features = Callable[[Tensor], Tensor]
 
@@ -118,6 +119,23 @@ class NetworkDynamics(Dynamics):
             states
         )  # in place is safe under autograd: addcmul keeps its inputs, not its result
         return mean, torch.mul(std, self.targets.std, out=scratch.take("scaled_std", shape, std))
+
+    def sampler(self, theta: Mapping[str, Tensor], *, scratch: Scratch, bf16: bool = False) -> Sampler:
+        """See `Dynamics.sampler`; bf16 is without gradients."""
+        if isinstance(scratch, Buffers):
+            return FoldedNetwork(
+                self.model,
+                theta,
+                features=self.features,
+                inputs=self.inputs,
+                targets=self.targets,
+                state_dim=self.state_dim,
+                scratch=scratch,
+                bf16=bf16,
+            )
+        if bf16:
+            raise ValueError("bf16 is for scores without gradients: take another planner, or rollout.bf16=false")
+        return super().sampler(theta, scratch=scratch)
 
     def log_likelihood(self, theta: Mapping[str, Tensor], transitions: Transitions) -> Tensor:
         """See `Dynamics.log_likelihood`; a learned reward counts as a dimension."""
