@@ -203,8 +203,8 @@ class Builder:
                 objective=self.objective,
                 propagation=config.propagation.row.load(),
                 reward=spec.reward or dynamics.reward or learned_reward,
-                termination=None if termination is never else termination,
-                failure=self.failure(termination),
+                termination=None if termination is never else _of_observation(termination, dynamics),
+                failure=_of_observation(self.failure(termination), dynamics),
                 num_theta=config.rollout.num_theta,
                 num_noise=config.rollout.num_noise,
                 replan_every=self.algorithm.replan_every,
@@ -217,6 +217,14 @@ class Builder:
 def learned_reward(state: torch.Tensor, action: torch.Tensor, next_state: torch.Tensor) -> torch.Tensor:
     """The reward that the dynamics predicts as its last dimension [...]."""
     return next_state[..., -1]
+
+
+def _of_observation(function: TerminationFunction | None, dynamics: Dynamics) -> TerminationFunction | None:
+    """The function without what the dynamics predicts behind the S observed numbers, which it was not written for."""
+    if function is None or dynamics.output_dim == dynamics.state_dim or function is dynamics.termination:
+        return function
+    size, written = dynamics.state_dim, function
+    return lambda state, action, next_state: written(state[..., :size], action, next_state[..., :size])
 
 
 def _divergence_return(transitions: Transitions, horizon: int) -> float:

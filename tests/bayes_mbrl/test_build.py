@@ -239,3 +239,30 @@ def test_only_here_configuration_and_objects_are_both_known() -> None:
     root = pathlib.Path(__file__).parents[2] / "bayes_mbrl"
     users = {path.name for path in root.rglob("*.py") if ".build(" in path.read_text() and not path.is_symlink()}
     assert users <= {"build.py", "config.py"}
+
+
+def test_a_known_termination_does_not_see_a_learned_reward(generator: torch.Generator) -> None:
+    """It may take the last of the numbers that it was written for, whatever is predicted behind them."""
+    seen: list[int] = []
+
+    def falls(state: torch.Tensor, action: torch.Tensor, next_state: torch.Tensor) -> torch.Tensor:
+        seen.extend((state.shape[-1], next_state.shape[-1]))
+        return next_state[..., -1] < -1
+
+    with Environment(EnvironmentSpec(DRIFT, termination=falls, failure=falls)) as environment:
+        builder = Builder(configure(DRIFT, "objective=failure-limit", "objective.failure=state"), environment)
+        step = environment.step
+        state = environment.reset(seed=0)
+        following = step(torch.zeros(1)).next_state
+    row = Transitions(
+        state[None], torch.zeros(1, 1), torch.ones(1), following[None], torch.tensor([False]), torch.zeros(1).long()
+    )
+    transitions = Transitions.concatenate([row] * 4)
+    posterior, _ = builder.fit(transitions, None, generator=generator)
+    agent = builder.agent(transitions, posterior)
+    agent.act(state, None, generator=generator)
+    assert set(seen) == {2}
+    with_reward = torch.tensor([[0.0, -2.0, 5.0], [0.0, 2.0, -5.0]])
+    for function in (agent.termination, agent.failure):
+        assert function is not None
+        assert function(with_reward, torch.zeros(1), with_reward).tolist() == [True, False]
