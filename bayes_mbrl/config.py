@@ -192,16 +192,32 @@ def _from_layers(mappings: Sequence[Mapping[str, Any]], problems: list[str], nee
 def _environment_defaults(written: Sequence[Layer], problems: list[str]) -> Layer:
     """What the chosen environment recommends; a problem when there is no such environment."""
     from bayes_mbrl.environments.registration import find_spec
+    from bayes_mbrl.environments.specs import ENVIRONMENTS
 
     env = Config.model_fields["env"].default
     for layer in written:
         env = layer.values.get("env", env)
     if isinstance(env, str):  # anything else is reported as a wrong type
         try:
-            return as_layer(find_spec(env).defaults, problems)
+            layer = as_layer(find_spec(env).defaults, problems)
         except UserError as error:
             problems += str(error).splitlines()
+        else:
+            if env not in ENVIRONMENTS:
+                problems += _unknown_defaults(layer, env)
+            return layer
     return Layer({}, {})
+
+
+def _unknown_defaults(layer: Layer, env: str) -> list[str]:
+    """What a user's defaults name and no choice of a section has; what another choice has is left out in silence."""
+    return [
+        f"unknown key {section}.{key} in the defaults of {env}"
+        for section, settings in layer.sections.items()
+        if section in SECTIONS
+        for key in settings
+        if key != "name" and not _owners(section, key, at_most=1)
+    ]
 
 
 def _chosen_name(section: str, table: Table, layers: Sequence[Layer], problems: list[str]) -> str:
@@ -255,10 +271,13 @@ def _checked(section: str, name: str, settings: Mapping[str, Any], found: _Findi
     return component
 
 
-def _owners(section: str, key: str) -> list[str]:
-    """The components of the section that have a setting of this name."""
-    names = []
-    for name in SECTIONS[section].rows:
+def _owners(section: str, key: str, at_most: int | None = None) -> list[str]:
+    """The components of the section that have a setting of this name; each that is looked at is loaded."""
+    names: list[str] = []
+    table = SECTIONS[section]
+    for name in sorted(table.rows, key=lambda name: name != table.default):
+        if len(names) == at_most:
+            break
         with contextlib.suppress(UserError):  # its packages are not installed
             if key in settings_model(section, name).model_fields:
                 names.append(name)
