@@ -16,10 +16,21 @@ from bayes_mbrl.inference.scratch import NO_SCRATCH, Scratch
 class KnownDynamics(Dynamics):
     """s' = step(s, a) + noise_std · noise, without any parameter: its posterior is `Nothing`."""
 
-    def __init__(self, step: Callable[[Tensor, Tensor], Tensor], *, noise_std: Tensor) -> None:
-        """`step` maps state [..., S], action [..., A] to next state [..., S]; noise_std [S] may be 0."""
+    def __init__(
+        self,
+        step: Callable[[Tensor, Tensor], Tensor],
+        *,
+        noise_std: Tensor,
+        noise_std_at: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        """`step` maps state [..., S], action [..., A] to next state [..., S]; noise_std [S] may be 0.
+
+        Where the noise depends on the state, `noise_std_at` maps state [..., S] to its std [..., S], and noise_std is
+        a scale of it.
+        """
         self.step = step
         self.noise_std = noise_std
+        self.noise_std_at = noise_std_at
         self.state_dim = self.output_dim = len(noise_std)
 
     def regression_data(self, transitions: Transitions) -> tuple[Tensor, Tensor]:
@@ -31,7 +42,9 @@ class KnownDynamics(Dynamics):
     ) -> tuple[Tensor, Tensor]:
         """See `Dynamics.predict`; θ is ignored."""
         mean = self.step(states, actions.expand(*states.shape[:-1], -1))
-        return mean, self.noise_std.expand_as(mean)
+        if self.noise_std_at is None:
+            return mean, self.noise_std.expand_as(mean)
+        return mean, self.noise_std * self.noise_std_at(states)
 
     def log_likelihood(self, theta: Mapping[str, Tensor], transitions: Transitions) -> Tensor:
         """See `Dynamics.log_likelihood`; [1, N], since θ has no samples. noise_std must be above 0."""

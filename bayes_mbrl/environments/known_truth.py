@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from bayes_mbrl.environments import linear_gaussian
+from bayes_mbrl.environments import linear_gaussian, three_lanes
 
 StepFunction = Callable[[Tensor, Tensor], Tensor]
 """(state [..., S], action [..., A]) → next_state [..., S]"""
@@ -97,6 +97,22 @@ def linear_gaussian_step(state: Tensor, action: Tensor) -> Tensor:
     return state @ transition.mT + action @ control.mT
 
 
+def three_lanes_step(state: Tensor, action: Tensor) -> Tensor:
+    """The mean of s': x + 0.2 a_x speed(y), y + 0.3 a_y. State (x, y) in m, action clipped to ±1."""
+    y, control = state[..., 1], action.clamp(-1.0, 1.0)
+    firm = torch.sigmoid((y - three_lanes.SWAMP_EDGE) / three_lanes.SWAMP_WIDTH)
+    speed = (1 - three_lanes.SLOPE * torch.tanh(2 * y)) * firm
+    ahead = state[..., 0] + three_lanes.ADVANCE * speed * control[..., 0]
+    return torch.stack([ahead, y + three_lanes.SIDESTEP * control[..., 1]], dim=-1)
+
+
+def three_lanes_noise_std(state: Tensor) -> Tensor:
+    """Of s' given state [..., S]: gusts along x that depend on y, in m."""
+    reach = (state[..., 1] / three_lanes.GUST_WIDTH).square()
+    gust = three_lanes.QUIET_STD + three_lanes.GUST_STD * torch.exp(-reach)
+    return torch.stack([gust, torch.full_like(gust, three_lanes.QUIET_STD)], dim=-1)
+
+
 KNOWN_STEPS: Mapping[str, StepFunction] = {
     "Pendulum-v1": pendulum_step,
     "ContinuousCartPole-v0": continuous_cartpole_step,
@@ -105,6 +121,7 @@ KNOWN_STEPS: Mapping[str, StepFunction] = {
     "MountainCar-v0": discrete_mountain_car_step,
     "Acrobot-v1": acrobot_step,
     "LinearGaussian-v0": linear_gaussian_step,
+    "ThreeLanes-v0": three_lanes_step,
 }
 """By the name in `specs.ENVIRONMENTS`; what is missing here has no true step in torch."""
 

@@ -154,3 +154,8 @@ def linear_gaussian_reward(state: Tensor, action: Tensor, next_state: Tensor) ->
     state_cost = torch.as_tensor(linear_gaussian.STATE_COST, dtype=state.dtype, device=state.device)
     action_cost = torch.as_tensor(linear_gaussian.ACTION_COST, dtype=action.dtype, device=action.device)
     return -((state @ state_cost) * state).sum(dim=-1) - ((action @ action_cost) * action).sum(dim=-1)
+
+
+def three_lanes_reward(state: Tensor, action: Tensor, next_state: Tensor) -> Tensor:
+    """Progress in x, in m."""
+    return next_state[..., 0] - state[..., 0]

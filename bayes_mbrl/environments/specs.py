@@ -17,6 +17,7 @@ def _register_own() -> None:
     for name, entry_point, max_episode_steps in (
         ("ContinuousCartPole-v0", "bayes_mbrl.environments.continuous_cartpole:ContinuousCartPole", 200),
         ("LinearGaussian-v0", "bayes_mbrl.environments.linear_gaussian:LinearGaussian", 50),
+        ("ThreeLanes-v0", "bayes_mbrl.environments.three_lanes:ThreeLanes", 12),
     ):
         if f"{OWN_NAMESPACE}/{name}" not in gymnasium.registry:
             gymnasium.register(f"{OWN_NAMESPACE}/{name}", entry_point, max_episode_steps=max_episode_steps)
@@ -97,6 +98,14 @@ _KNOWN = (
         reward=rewards.linear_gaussian_reward,
         termination=rewards.never,
         defaults={"num_episodes": 6},
+    ),
+    EnvironmentSpec(
+        id=f"{OWN_NAMESPACE}/ThreeLanes-v0",
+        summary="get ahead in a quiet lane, a gusty one, or one that only looks good (S 2, A 2, 12 steps)",
+        reward=rewards.three_lanes_reward,
+        termination=rewards.never,
+        state_names=("x (m)", "y (m)"),
+        defaults={"num_episodes": 20, "planner": {"horizon": 12}, **_SHORT_FITS},
     ),
     EnvironmentSpec(
         id="InvertedPendulum-v5",

@@ -17,8 +17,12 @@ def test_step_is_the_real_one(real_with_known_step: Any) -> None:
     real = real_with_known_step
     predicted = known_truth.KNOWN_STEPS[real.spec.name](real.state.double(), real.action.double())
     residual = real.next_state.double() - predicted
-    if real.spec.name == "LinearGaussian-v0":
-        standardised = residual / torch.from_numpy(linear_gaussian.NOISE_STD)
+    noise_std = {
+        "LinearGaussian-v0": torch.from_numpy(linear_gaussian.NOISE_STD),
+        "ThreeLanes-v0": known_truth.three_lanes_noise_std(real.state[:, :2].double()),
+    }
+    if real.spec.name in noise_std:
+        standardised = residual / noise_std[real.spec.name]
         # Five standard errors of the mean and of the variance of N standard normal numbers.
         assert bool((standardised.mean(dim=0).abs() < 5 / len(residual) ** 0.5).all())
         assert bool(((standardised.var(dim=0) - 1).abs() < 5 * (2 / len(residual)) ** 0.5).all())
