@@ -208,6 +208,9 @@ class Builder:
                 num_theta=config.rollout.num_theta,
                 num_noise=config.rollout.num_noise,
                 replan_every=self.algorithm.replan_every,
+                tolerance=self.algorithm.tolerance,
+                bf16=config.rollout.bf16,
+                finalists=config.rollout.finalists,
                 divergence_return=_divergence_return(transitions, planner.horizon),
             )
         except ValueError as error:

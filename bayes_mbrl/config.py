@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import pydantic
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Le
 
 from bayes_mbrl import __version__, signatures, yaml_subset
 from bayes_mbrl.config_problems import describe, nearest_name, unknown_name
@@ -62,6 +62,10 @@ class Rollout(pydantic.BaseModel):
     """K: draws of θ from the posterior."""
     num_noise: Annotated[int, Gt(0)] = 1
     """M: noise draws for each θ."""
+    finalists: Annotated[float, Gt(0), Le(1)] = 1.0
+    """Share of the candidates that meet all θ: the best under the first third of them; 1: all do."""
+    bf16: bool = False
+    """Products of hidden layers in 8 bits of precision: faster where the processor can, for wide networks."""
 
 
 class Config(pydantic.BaseModel):
@@ -305,11 +309,30 @@ def _conflicts(components: Mapping[str, Component | None], rollout: Mapping[str,
             value = rollout.get(key, Rollout.model_fields[key].default)
             if isinstance(value, int) and value < least:
                 problems.append(f"{who} needs rollout.{key} >= {least}, got {value}")
+    problems += _speed_conflicts(components, rollout)
     algorithm, planner = components["algorithm"], components["planner"]
     if algorithm is not None and planner is not None:
         replan_every, horizon = algorithm.settings.get("replan_every", 1), planner.settings["horizon"]
         if replan_every > horizon:
             problems.append(f"need algorithm.replan_every <= planner.horizon, got {replan_every} and {horizon}")
+    return problems
+
+
+def _speed_conflicts(components: Mapping[str, Component | None], rollout: Mapping[str, Any]) -> list[str]:
+    """What saves work, and what it cannot be had with."""
+    chosen = {section: component.name for section, component in components.items() if component is not None}
+    finalists, bf16 = rollout.get("finalists", 1.0), rollout.get("bf16", False)
+    fewer = isinstance(finalists, float) and finalists < 1
+    problems = []
+    if fewer and chosen.get("propagation") not in (None, "ts-infinity", "distribution-sampling"):
+        problems.append(
+            "rollout.finalists below 1 needs a propagation that keeps the θ of a particle, ts-infinity or "
+            f"distribution-sampling, got {chosen['propagation']}"
+        )
+    if bf16 and chosen.get("dynamics") not in (None, "network"):
+        problems.append(f"rollout.bf16 is for the hidden layers of dynamics network, got {chosen['dynamics']}")
+    if (bf16 or fewer) and chosen.get("planner") == "gradient":
+        problems.append("planner gradient needs rollout.bf16=false and rollout.finalists=1")
     return problems
 
 

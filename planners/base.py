@@ -62,12 +62,25 @@ class Planner(ABC, Generic[State]):
 
 
 def search(
-    planner: Planner[State], state: State, score: Callable[[Tensor], Tensor], *, generator: torch.Generator
+    planner: Planner[State],
+    state: State,
+    score: Callable[[Tensor], Tensor],
+    *,
+    generator: torch.Generator,
+    tolerance: float = 0.0,
 ) -> State:
-    """Ask and tell `planner.num_iterations` times; `score` maps plans [C, H, A] to scores [C]."""
+    """Ask and tell `planner.num_iterations` times; `score` maps plans [C, H, A] to scores [C].
+
+    With a `tolerance` above 0 the search ends early, as soon as an iteration has moved the plan's first action, which
+    is the one to be executed, by no more than this share of high − low in every dimension.
+    """
+    enough = tolerance * (planner.high - planner.low)
     for _ in range(planner.num_iterations):
+        before = state.plan[0]
         plans = planner.ask(state, generator=generator)
         state = planner.tell(state, plans, score(plans))
+        if tolerance > 0 and bool(((state.plan[0] - before).abs() <= enough).all()):
+            break
     return state
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 import torch
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Lt
 from torch import Tensor
 
 from bayes_mbrl.algorithms.base import Agent
@@ -25,7 +25,7 @@ from bayes_mbrl.inference.base import Posterior
 from bayes_mbrl.planners.base import Planner, search
 from bayes_mbrl.planners.objectives import FailureObjective, Objective, check_failure
 from bayes_mbrl.planners.propagation import Propagation
-from bayes_mbrl.rollout import DIVERGENCE_RETURN, evaluate_plans
+from bayes_mbrl.rollout import DIVERGENCE_RETURN, check_finalists, evaluate_plans
 
 Exploration = Literal["none", "thompson", "information-gain", "hallucinated"]
 """Names of the files with these ways to explore."""
@@ -63,6 +63,11 @@ class MPCAgent(Agent):
     divergence_return: float = DIVERGENCE_RETURN
     failure: TerminationFunction | None = None
     """Which transitions are failures, for an objective that counts them."""
+    tolerance: float = 0.0
+    """Share of the actions' range; see `planners.base.search`."""
+    bf16: bool = False
+    finalists: float = 1.0
+    """These two: see `evaluate_plans`."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.replan_every <= self.planner.horizon:
@@ -72,6 +77,11 @@ class MPCAgent(Agent):
             if (function := getattr(self, what)) is not None:
                 _check_per_state(what, function, self)
         check_failure(self.objective, self.failure)
+        check_finalists(self.finalists, self.propagation)
+        if self.planner.needs_gradient and (self.bf16 or self.finalists < 1):
+            raise ValueError("a planner that follows gradients needs rollout.bf16=false and rollout.finalists=1")
+        if self.bf16:
+            self.dynamics.check_bf16()
 
     def act(
         self, observation: Tensor, memory: MPCMemory | None, *, generator: torch.Generator
@@ -83,6 +93,7 @@ class MPCAgent(Agent):
             lambda plans: self.score(plans, observation, generator),
             replan_every=self.replan_every,
             generator=generator,
+            tolerance=self.tolerance,
         )
 
     def score(self, plans: Tensor, observation: Tensor, generator: torch.Generator) -> Tensor:
@@ -101,6 +112,8 @@ class MPCAgent(Agent):
             num_noise=self.num_noise,
             generator=generator,
             divergence_return=self.divergence_return,
+            bf16=self.bf16,
+            finalists=self.finalists,
         )
 
 
@@ -111,6 +124,7 @@ def plan_and_act(
     *,
     replan_every: int,
     generator: torch.Generator,
+    tolerance: float = 0.0,
 ) -> tuple[Tensor, MPCMemory]:
     """(the plan's action [A] for this step, memory): a search from the warm start where one is due.
 
@@ -120,7 +134,7 @@ def plan_and_act(
     num_steps = 0 if memory is None else memory.num_steps
     if num_steps % replan_every == 0:
         with torch.set_grad_enabled(planner.needs_gradient):
-            state = search(planner, state, score, generator=generator)
+            state = search(planner, state, score, generator=generator, tolerance=tolerance)
     return state.plan[0], MPCMemory(planner.shift(state), num_steps + 1)
 
 
@@ -145,6 +159,8 @@ class MPC:
     """Environment steps between two fits of the posterior; None: after each episode."""
     replan_every: Annotated[int, Gt(0)] = 1
     """Environment steps between two plans; 1 is MPC proper, the horizon is open loop."""
+    tolerance: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """A search ends once an iteration moves the next action by no more than this share of its range; 0: all of them."""
     exploration: Exploration = "none"
     """How training episodes are planned; evaluation is always greedy: by the objective alone, averaged over θ."""
     information_weight: Annotated[float, Ge(0)] = 1.0

@@ -100,5 +100,9 @@ class Dynamics(ABC):
         where there are none.
         """
         if bf16:
-            raise ValueError(f"bf16 is for the hidden layers of a network, and {type(self).__name__} has none")
+            self.check_bf16()
         return functools.partial(self.sample, theta, scratch=scratch)
+
+    def check_bf16(self) -> None:
+        """Raise ValueError where there are no hidden layers."""
+        raise ValueError(f"bf16 is for the hidden layers of a network, and {type(self).__name__} has none")

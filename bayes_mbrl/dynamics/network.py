@@ -137,6 +137,9 @@ class NetworkDynamics(Dynamics):
             raise ValueError("bf16 is for scores without gradients: take another planner, or rollout.bf16=false")
         return super().sampler(theta, scratch=scratch)
 
+    def check_bf16(self) -> None:
+        """See `Dynamics.check_bf16`; with one hidden layer or none it changes nothing."""
+
     def log_likelihood(self, theta: Mapping[str, Tensor], transitions: Transitions) -> Tensor:
         """See `Dynamics.log_likelihood`; a learned reward counts as a dimension."""
         x, y = self.regression_data(transitions)

@@ -19,7 +19,7 @@ from bayes_mbrl.analysis.mixture import NORMAL, Mixture, Noise, StudentTNoise, S
 from bayes_mbrl.analysis.recalibration import MIN_ROWS, MappedNoise, fit_recalibration, unchanged
 from bayes_mbrl.analysis.recalibration import Recalibration as FittedMap
 from bayes_mbrl.data import Transitions, evenly_spaced, split_by_block
-from bayes_mbrl.dynamics.base import Dynamics
+from bayes_mbrl.dynamics.base import Dynamics, Sampler
 from bayes_mbrl.dynamics.known import KnownDynamics
 from bayes_mbrl.inference.base import Posterior, Theta
 from bayes_mbrl.inference.likelihoods import Likelihood, NormalLikelihood, StudentTLikelihood
@@ -153,6 +153,21 @@ class RecalibratedDynamics(Dynamics):
         """See `Dynamics.predict`: the base's mean and std, shifted and scaled by the moments of the mapped noise."""
         return self._adjusted(*self.base.predict(theta, states, actions, scratch=scratch), scratch)
 
+    def sampler(self, theta: Mapping[str, Tensor], *, scratch: Scratch, bf16: bool = False) -> Sampler:
+        """See `Dynamics.sampler`: the base's, with its noise shifted and scaled instead of mean and std."""
+        sample = self.base.sampler(theta, scratch=scratch, bf16=bf16)
+
+        def recalibrated(states: Tensor, actions: Tensor, noise: Tensor, *, name: str) -> Tensor:
+            shift, scale = self._moments(noise)
+            noise = torch.addcmul(shift, scale, noise, out=scratch.take("recalibrated_noise", noise.shape, noise))
+            return sample(states, actions, noise, name=name)
+
+        return recalibrated
+
+    def check_bf16(self) -> None:
+        """See `Dynamics.check_bf16`."""
+        self.base.check_bf16()
+
     def predict_targets(self, theta: Mapping[str, Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
         """See `Dynamics.predict_targets`."""
         return self._adjusted(*self.base.predict_targets(theta, x), NO_SCRATCH)
@@ -168,10 +183,14 @@ class RecalibratedDynamics(Dynamics):
 
     def _adjusted(self, mean: Tensor, std: Tensor, scratch: Scratch) -> tuple[Tensor, Tensor]:
         """The same in whatever unit mean and std are."""
-        if self._shift.dtype != mean.dtype or self._shift.device != mean.device:
-            self._shift, self._scale = self._shift.to(mean), self._scale.to(mean)
-        shifted = torch.addcmul(mean, std, self._shift, out=scratch.take("recalibrated_mean", mean.shape, mean))
-        return shifted, torch.mul(std, self._scale, out=scratch.take("recalibrated_std", std.shape, std))
+        shift, scale = self._moments(mean)
+        shifted = torch.addcmul(mean, std, shift, out=scratch.take("recalibrated_mean", mean.shape, mean))
+        return shifted, torch.mul(std, scale, out=scratch.take("recalibrated_std", std.shape, std))
+
+    def _moments(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        if self._shift.dtype != like.dtype or self._shift.device != like.device:
+            self._shift, self._scale = self._shift.to(like), self._scale.to(like)
+        return self._shift, self._scale
 
 
 def noise_of(likelihood: Likelihood) -> Noise:

@@ -14,6 +14,7 @@ from bayes_mbrl.algorithms.information_gain import InformationSeekingAgent
 from bayes_mbrl.algorithms.mpc import Exploration, MPCAgent
 from bayes_mbrl.algorithms.thompson import ThompsonAgent
 from bayes_mbrl.build import Builder, learned_reward
+from bayes_mbrl.config import resolve
 from bayes_mbrl.data import Transitions
 from bayes_mbrl.environments import rewards
 from bayes_mbrl.environments.adapter import Environment
@@ -266,3 +267,26 @@ def test_a_known_termination_does_not_see_a_learned_reward(generator: torch.Gene
     for function in (agent.termination, agent.failure):
         assert function is not None
         assert function(with_reward, torch.zeros(1), with_reward).tolist() == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "problem"),
+    [
+        (["rollout.finalists=0.5", "propagation=ts-1"], "needs a propagation that keeps the θ .* got ts-1"),
+        (["rollout.bf16=true", "dynamics=physics"], "hidden layers of dynamics network, got physics"),
+        (["rollout.bf16=true", "planner=gradient"], "planner gradient needs rollout.bf16=false"),
+        (["rollout.finalists=0.5", "planner=gradient"], "planner gradient needs .* rollout.finalists=1"),
+        (["rollout.finalists=0.0"], "rollout.finalists should be greater than 0"),
+        (["algorithm.tolerance=1.0"], "algorithm.tolerance should be less than 1"),
+    ],
+)
+def test_what_saves_work_and_cannot_be_had(overrides: list[str], problem: str) -> None:
+    with pytest.raises(UserError, match=problem):
+        resolve(overrides)
+
+
+def test_what_saves_work_reaches_the_agent(transitions: Transitions) -> None:
+    builder = _builder("LinearGaussian-v0", "rollout.bf16=true", "rollout.finalists=0.5", "algorithm.tolerance=0.1")
+    draws = builder.dynamics(transitions).model.initial(2, generator=torch.Generator().manual_seed(0))
+    agent = builder.agent(transitions, DrawsPosterior(draws))
+    assert (agent.bf16, agent.finalists, agent.tolerance) == (True, 0.5, 0.1)

@@ -1,5 +1,6 @@
 """Laws of a rollout: what a score may depend on, what ends a particle's sum, what is allocated."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ from bayes_mbrl.build import learned_reward
 from bayes_mbrl.data import Transitions
 from bayes_mbrl.dynamics.known import KnownDynamics, Nothing
 from bayes_mbrl.inference.draws import DrawsPosterior
-from bayes_mbrl.planners.objectives import FailureObjective, expected_return
+from bayes_mbrl.planners.objectives import FailureObjective, expected_return, mean_with_failure_limit
 from bayes_mbrl.planners.propagation import ts_1
 from bayes_mbrl.registry import PROPAGATIONS
 from bayes_mbrl.rollout import DIVERGENCE_RETURN, draw_noise, evaluate_plans, imagine
@@ -365,6 +366,84 @@ def test_who_counts_failures_needs_to_be_told_them_and_nobody_else_does() -> Non
         returns_of(constant_plans(1), add_action, objective=Kept(), **settings)
     with pytest.raises(ValueError, match="need no failure function where the objective does not count failures"):
         returns_of(constant_plans(1), add_action, failure=arrived, **settings)
+
+
+# Finalists: not all candidates meet all θ
+
+
+def per_theta_returns(evaluate: Callable[..., Tensor], candidates: Tensor, **settings: Any) -> Tensor:
+    """Returns [K, M, C] behind the scores."""
+    kept = []
+
+    def objective(returns: Tensor) -> Tensor:
+        kept.append(returns)
+        return returns.mean((0, 1))
+
+    evaluate(candidates, objective=objective, **settings)
+    return kept[-1]
+
+
+@pytest.mark.parametrize(
+    "propagate", [PROPAGATIONS.rows[name].load() for name in ("ts-infinity", "distribution-sampling")]
+)
+@pytest.mark.parametrize("share", [0.05, 0.3, 0.99])
+def test_finalists_get_the_scores_they_would_have_got(
+    evaluate: Callable[..., Tensor], propagate: Any, share: float
+) -> None:
+    candidates, settings = plans(50), {"propagation": propagate, "termination": leaves_a_box, "num_theta": 7}
+    with torch.no_grad():
+        all_returns = per_theta_returns(evaluate, candidates, **settings)
+        got = evaluate(candidates, finalists=share, **settings)
+    full, seen = all_returns.mean((0, 1)), all_returns[:2].mean((0, 1))  # 7 // 3 of the θ
+    count = math.ceil(share * 50)
+    best = seen.topk(count).indices
+    dropped = torch.ones(50, dtype=torch.bool).index_fill(0, best, value=False)
+    torch.testing.assert_close(got[best], full[best], rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(got[dropped], seen[dropped].clamp(max=full[best].min()), rtol=1e-9, atol=1e-9)
+
+
+def test_finalists_keep_the_elites(evaluate: Callable[..., Tensor]) -> None:
+    """The ten best of 200 are among the best 60 under two θ of seven: nine or more of them in each of ten draws."""
+    with torch.no_grad():
+        for seed in range(10):
+            few, all_of_them = (
+                evaluate(plans(200), num_theta=7, seed=seed, finalists=share).topk(10).indices.tolist()
+                for share in (0.3, 1.0)
+            )
+            assert len({*few} & {*all_of_them}) >= 9
+
+
+def test_finalists_save_work(evaluate: Callable[..., Tensor]) -> None:
+    """90 candidates with 2 of 6 θ, and 18 of them with 4: 252 instead of 540."""
+    seen = []
+
+    def counting(state: Tensor, action: Tensor, next_state: Tensor) -> Tensor:
+        seen.append(next_state[..., 0].numel())
+        return sharp_reward(state, action, next_state)
+
+    with torch.no_grad():
+        evaluate(plans(90), reward=counting, num_theta=6, num_noise=1, finalists=0.2)
+    assert sum(seen) == H * 252
+
+
+def test_a_failure_objective_with_finalists(evaluate: Callable[..., Tensor]) -> None:
+    """Flags belong to the same plans as returns."""
+    settings = {"failure": leaves_a_box, "objective": mean_with_failure_limit(0.0, 0.1, 100.0, "state"), "num_theta": 6}
+    with torch.no_grad():
+        full, few = (evaluate(plans(40), finalists=share, **settings) for share in (1.0, 0.5))
+    same = torch.isclose(full, few, rtol=1e-9)
+    assert 20 <= int(same.sum()) < 40
+
+
+def test_finalists_where_they_cannot_be(evaluate: Callable[..., Tensor]) -> None:
+    with torch.no_grad():
+        with pytest.raises(ValueError, match="got ts_1: write rollout"):
+            evaluate(plans(), finalists=0.5, propagation=ts_1)
+        for share in (0.0, -0.1, 1.5, math.nan):
+            with pytest.raises(ValueError, match="need 0 < finalists <= 1"):
+                evaluate(plans(), finalists=share)
+        for smallest in ({"num_theta": 1}, {"num_theta": 2}, {"num_noise": 1}):
+            assert torch.isfinite(evaluate(plans(3), finalists=0.01, **smallest)).all()
 
 
 # Memory

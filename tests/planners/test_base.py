@@ -53,6 +53,26 @@ def test_search_tells_every_plans_own_score_in_turn(generator: torch.Generator) 
     assert state.plan.item() == 2
 
 
+class Nearing(Counting):
+    """Its plan halves the distance to 1 in each iteration; actions are within [-1, 3] and [0, 0.5]."""
+
+    def init(self) -> CountingState:
+        return CountingState(torch.zeros(1, 2))
+
+    def tell(self, state: CountingState, plans: Tensor, scores: Tensor) -> CountingState:
+        return CountingState(state.plan + (1 - state.plan) / 2, (*state.heard, float(scores)))
+
+
+@pytest.mark.parametrize(("tolerance", "num_iterations"), [(0.0, 9), (0.3, 3), (0.2, 4), (0.99, 2)])
+def test_search_ends_when_the_first_action_hardly_moves(
+    generator: torch.Generator, tolerance: float, num_iterations: int
+) -> None:
+    """Moves are 1/2, 1/4, 1/8, ...: shares of the ranges 4 and 0.5, so that the second one decides: 1, 1/2, 1/4, ..."""
+    planner = Nearing(LOW, HIGH, num_iterations=9)
+    state = search(planner, planner.init(), lambda p: p[:, 0, 0], generator=generator, tolerance=tolerance)
+    assert len(state.heard) == num_iterations
+
+
 def test_require_names_every_problem_in_one_error() -> None:
     with pytest.raises(ValueError, match=r"^need a; need c$"):
         require((False, "need a"), (True, "need b"), (False, "need c"))

@@ -11,6 +11,7 @@ from bayes_mbrl.algorithms.mpc import MPCAgent
 from bayes_mbrl.environments.adapter import Environment
 from bayes_mbrl.planners.base import search
 from bayes_mbrl.planners.cem import CEM
+from bayes_mbrl.planners.gradient import GradientAscent
 
 LOW, HIGH = torch.tensor([-2.0, -1.0]), torch.tensor([2.0, 1.5])
 STATES = torch.randn(6, 3, generator=torch.Generator().manual_seed(51))
@@ -138,3 +139,30 @@ def test_functions_of_the_wrong_shape_are_refused_before_any_planning(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         oracle("Pendulum-v1", ramp_planner, **changes)
+
+
+def test_what_saves_work_and_cannot_be_had(oracle: Any) -> None:
+    low = torch.tensor([-2.0])
+    gradient = GradientAscent(low, -low, horizon=3)
+    with pytest.raises(ValueError, match=r"gradients needs rollout\.bf16=false"):
+        oracle("Pendulum-v1", gradient, finalists=0.5)
+    with pytest.raises(ValueError, match="KnownDynamics has none"):
+        oracle("Pendulum-v1", CEM(low, -low, horizon=3), bf16=True)
+    with pytest.raises(ValueError, match="need 0 < finalists <= 1"):
+        oracle("Pendulum-v1", CEM(low, -low, horizon=3), finalists=0.0)
+
+
+def test_tolerance_ends_a_search_early(oracle: Any) -> None:
+    """With all of the range as the tolerance, after one of five iterations."""
+    calls = []
+
+    def counting(returns: Tensor) -> Tensor:
+        calls.append(len(returns))
+        return returns.mean((0, 1))
+
+    planner = CEM(torch.tensor([-2.0]), torch.tensor([2.0]), horizon=3, num_iterations=5, num_candidates=60)
+    for tolerance, expected in ((0.0, 5), (0.999, 1)):
+        calls.clear()
+        agent = oracle("Pendulum-v1", planner, tolerance=tolerance, objective=counting)
+        agent.act(STATES[0], None, generator=torch.Generator().manual_seed(0))
+        assert len(calls) == expected
