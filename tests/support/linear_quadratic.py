@@ -1,5 +1,6 @@
 """Linear systems with quadratic costs, whose best plan is known."""
 
+import scipy.optimize
 import torch
 from torch import Tensor
 
@@ -42,3 +43,24 @@ def simulated_cost(plans: Tensor, a: Tensor, b: Tensor, q: Tensor, r: Tensor, st
         for values, weight in ((state, q), (plans[:, t], r)):
             cost = cost + torch.einsum("ci,ij,cj->c", values, weight, values)
     return cost
+
+
+def bounded_optimum(system: tuple[Tensor, ...], low: Tensor, high: Tensor, horizon: int) -> tuple[float, Tensor]:
+    """The least cost and the plan [H, A] that attains it within low [A] and high [A], by SciPy's bounded least squares.
+
+    All states are linear in the plan u, so that the cost is ½ uᵀPu + qᵀu + c = ½ |Lᵀu + L⁻¹q|² + const, P = LLᵀ.
+    """
+    num_actions = system[1].shape[1]
+    zero = torch.zeros(horizon * num_actions, dtype=torch.float64)
+
+    def cost(flat: Tensor) -> Tensor:
+        return simulated_cost(flat.view(1, horizon, num_actions), *system)[0]
+
+    hessian = torch.autograd.functional.hessian(cost, zero)
+    slope = torch.autograd.functional.jacobian(cost, zero)
+    factor = torch.linalg.cholesky(hessian)
+    target = -torch.linalg.solve_triangular(factor, slope[:, None], upper=False)[:, 0]
+    bounds = low.repeat(horizon).numpy(), high.repeat(horizon).numpy()
+    found = scipy.optimize.lsq_linear(factor.T.numpy(), target.numpy(), bounds, method="bvls", tol=1e-14)
+    plan = torch.as_tensor(found.x).view(horizon, num_actions)
+    return float(simulated_cost(plan[None], *system)), plan
