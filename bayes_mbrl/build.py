@@ -8,6 +8,7 @@ import torch
 
 from bayes_mbrl.algorithms.base import Agent, RandomAgent
 from bayes_mbrl.algorithms.hallucinated import hallucinating
+from bayes_mbrl.algorithms.ilqr import check_slope
 from bayes_mbrl.algorithms.information_gain import InformationSeekingAgent
 from bayes_mbrl.algorithms.mpc import MPC, MPCAgent
 from bayes_mbrl.algorithms.thompson import ThompsonAgent
@@ -22,6 +23,7 @@ from bayes_mbrl.environments.rewards import TerminationFunction, never
 from bayes_mbrl.errors import UserError
 from bayes_mbrl.inference.base import Posterior
 from bayes_mbrl.planners.base import Planner
+from bayes_mbrl.planners.ilqr import ILQR
 from bayes_mbrl.planners.objectives import FailureObjective, Objective
 from bayes_mbrl.registry import PLANNERS, load_attribute
 from bayes_mbrl.rollout import DIVERGENCE_RETURN
@@ -52,6 +54,7 @@ class Builder:
             raise UserError(f"dynamics {self.config.dynamics.name}: {error}") from error
         self.failure(self.environment.spec.termination or dynamics.termination)
         self._check_exploration()
+        self._check_ilqr()
 
     def _check_horizon(self, horizon: int) -> None:
         """Raise UserError where plans would go on after every episode has ended."""
@@ -91,6 +94,21 @@ class Builder:
                 f"{num_theta}"
             )
 
+    def _check_ilqr(self) -> None:
+        """Raise UserError where iLQR has nothing to go by."""
+        spec = self.environment.spec
+        if not isinstance(self.planner(), ILQR):
+            return
+        if self.algorithm.exploration == "information-gain":
+            raise UserError(
+                "algorithm.exploration information-gain needs a planner of scores, which ilqr is not: take cem"
+            )
+        try:
+            if spec.reward is not None:
+                check_slope(spec.reward, self.environment.state_dim, self.environment.action_dim)
+        except ValueError as error:
+            raise UserError(f"planner ilqr in {spec.name}: {error}") from error
+
     def failure(self, termination: TerminationFunction | None) -> TerminationFunction | None:
         """The transitions that the objective counts as failures, if it does; `termination` is what ends an episode.
 
@@ -112,7 +130,7 @@ class Builder:
         """π_0, which collects the first episode."""
         return RandomAgent(self.environment.low, self.environment.high, self.environment.choices)
 
-    def planner(self) -> Planner[Any]:
+    def planner(self) -> Planner[Any] | ILQR:
         """The configured planner, in its form for the environment's kind of actions. Raises UserError without one."""
         environment, component = self.environment, self.config.planner
         row = component.row

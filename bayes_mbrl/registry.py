@@ -241,6 +241,13 @@ PLANNERS = Table(
             "bayes_mbrl.planners.gradient:GradientAscent",
             settings={"horizon": 20, "num_candidates": 4, "num_iterations": 10},
         ),
+        "ilqr": Row(
+            "iLQR on the expected dynamics: second order, by Riccati sweeps; blind to every spread",
+            "bayes_mbrl.planners.ilqr:ILQR",
+            settings={"horizon": 20, "num_candidates": 4, "num_iterations": 5, "tolerance": 1e-3},
+            defaults={"propagation": "expectation"},
+            requires={"objective": "mean", "propagation": "expectation"},
+        ),
         "exhaustive": Row(
             "all plans there are, for actions that are choices and a short horizon",
             "bayes_mbrl.planners.discrete:ExhaustiveSearch",

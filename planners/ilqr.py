@@ -9,6 +9,7 @@ Axes: B a batch of points, C starts, L steps of the line search, H horizon, S st
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -53,6 +54,8 @@ class ILQR:
     iteration where no bound is active. A start stops when its plan would move by less than `tolerance` of the range.
     Raises ValueError on impossible settings, all of them at once.
     """
+
+    needs_gradient: ClassVar[bool] = True
 
     low: Tensor
     """[A] lowest action, finite."""

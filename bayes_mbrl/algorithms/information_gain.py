@@ -18,6 +18,7 @@ Axes: K parameter samples, M shared trajectories, C candidate plans, H horizon, 
 """
 
 import dataclasses
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,7 +29,7 @@ from bayes_mbrl.dynamics.base import Dynamics
 from bayes_mbrl.environments.rewards import TerminationFunction
 from bayes_mbrl.inference.base import Posterior
 from bayes_mbrl.inference.scratch import NO_SCRATCH, Buffers
-from bayes_mbrl.planners.base import require
+from bayes_mbrl.planners.base import Planner, require, search
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -45,20 +46,30 @@ class InformationSeekingAgent(Agent):
         require(
             (0 <= self.weight < float("inf"), f"need weight finite and >= 0, got {self.weight}"),
             (self.planning.num_theta >= 2, f"need num_theta >= 2 to see θ disagree, got {self.planning.num_theta}"),
+            (
+                isinstance(self.planning.planner, Planner),
+                f"need a planner that goes by scores, which {type(self.planning.planner).__name__} does not: take cem",
+            ),
         )
 
     def act(
         self, observation: Tensor, memory: MPCMemory | None, *, generator: torch.Generator
     ) -> tuple[Tensor, MPCMemory]:
         """See `Agent.act`."""
-        planning = self.planning
-        return plan_and_act(
-            planning.planner,
-            memory,
-            lambda plans: self.score(plans, observation, generator),
-            replan_every=planning.replan_every,
-            generator=generator,
-        )
+        planner = self.planning.planner
+        assert isinstance(planner, Planner)
+
+        def replan(state: Any) -> Any:
+            with torch.set_grad_enabled(planner.needs_gradient):
+                return search(
+                    planner,
+                    state,
+                    lambda plans: self.score(plans, observation, generator),
+                    generator=generator,
+                    tolerance=self.planning.tolerance,
+                )
+
+        return plan_and_act(planner, memory, replan, replan_every=self.planning.replan_every)
 
     def score(self, plans: Tensor, observation: Tensor, generator: torch.Generator) -> Tensor:
         """Scores [C] of the plans [C, H, A] from the observation [S], in units of the return."""

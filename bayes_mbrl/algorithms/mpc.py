@@ -5,7 +5,7 @@ Source: lecture, "model-based reinforcement learning version 1.5" and "How to pl
 
 1. run the base policy to collect D                       experiment.py, the first episode
 2. learn the dynamics, here the posterior p(θ | D)        experiment.py, `Learner.fit`, every `refit_every` steps
-3. plan through it to choose actions                      `MPCAgent.act`, by rollout.evaluate_plans
+3. plan through it to choose actions                      `MPCAgent.replan`, by rollout.evaluate_plans
 4. execute the first planned action, observe s'           `MPCAgent.act` and episode.py
 5. append (s, a, s') to D                                 episode.py
 """
@@ -19,10 +19,12 @@ from annotated_types import Ge, Gt, Lt
 from torch import Tensor
 
 from bayes_mbrl.algorithms.base import Agent
+from bayes_mbrl.algorithms.ilqr import replan_by_ilqr
 from bayes_mbrl.dynamics.base import Dynamics
 from bayes_mbrl.environments.rewards import RewardFunction, TerminationFunction
 from bayes_mbrl.inference.base import Posterior
 from bayes_mbrl.planners.base import Planner, search
+from bayes_mbrl.planners.ilqr import ILQR
 from bayes_mbrl.planners.objectives import FailureObjective, Objective, check_failure
 from bayes_mbrl.planners.propagation import Propagation
 from bayes_mbrl.rollout import DIVERGENCE_RETURN, check_finalists, evaluate_plans
@@ -52,7 +54,7 @@ class MPCAgent(Agent):
 
     posterior: Posterior
     dynamics: Dynamics
-    planner: Planner[Any]
+    planner: Planner[Any] | ILQR
     objective: Objective | FailureObjective
     propagation: Propagation
     reward: RewardFunction
@@ -90,11 +92,33 @@ class MPCAgent(Agent):
         return plan_and_act(
             self.planner,
             memory,
-            lambda plans: self.score(plans, observation, generator),
+            lambda state: self.replan(state, observation, generator=generator),
             replan_every=self.replan_every,
-            generator=generator,
-            tolerance=self.tolerance,
         )
+
+    def replan(self, state: Any, observation: Tensor, *, generator: torch.Generator) -> Any:
+        """The planner's state after a search from `state` on; its `plan` is for the observation [S]."""
+        if isinstance(self.planner, ILQR):
+            return replan_by_ilqr(
+                self.planner,
+                state,
+                observation,
+                posterior=self.posterior,
+                dynamics=self.dynamics,
+                reward=self.reward,
+                termination=self.termination,
+                num_theta=self.num_theta,
+                divergence_return=self.divergence_return,
+                generator=generator,
+            )
+        with torch.set_grad_enabled(self.planner.needs_gradient):
+            return search(
+                self.planner,
+                state,
+                lambda plans: self.score(plans, observation, generator),
+                generator=generator,
+                tolerance=self.tolerance,
+            )
 
     def score(self, plans: Tensor, observation: Tensor, generator: torch.Generator) -> Tensor:
         """The four steps of the lecture: scores [C] of the plans [C, H, A] from the observation [S]."""
@@ -118,23 +142,20 @@ class MPCAgent(Agent):
 
 
 def plan_and_act(
-    planner: Planner[Any],
+    planner: Planner[Any] | ILQR,
     memory: MPCMemory | None,
-    score: Callable[[Tensor], Tensor],
+    replan: Callable[[Any], Any],
     *,
     replan_every: int,
-    generator: torch.Generator,
-    tolerance: float = 0.0,
 ) -> tuple[Tensor, MPCMemory]:
     """(the plan's action [A] for this step, memory): a search from the warm start where one is due.
 
-    `score` maps plans [C, H, A] from the present observation to scores [C].
+    `replan` maps the planner's state to the one after a search for the present observation.
     """
     state = planner.init() if memory is None else memory.planner_state
     num_steps = 0 if memory is None else memory.num_steps
     if num_steps % replan_every == 0:
-        with torch.set_grad_enabled(planner.needs_gradient):
-            state = search(planner, state, score, generator=generator, tolerance=tolerance)
+        state = replan(state)
     return state.plan[0], MPCMemory(planner.shift(state), num_steps + 1)
 
 

@@ -4,7 +4,6 @@ Axes: W windows of real trajectory, H horizon, K parameter samples, M noise draw
 """
 
 import dataclasses
-import functools
 import math
 
 import torch
@@ -14,7 +13,6 @@ from bayes_mbrl.algorithms.mpc import MPCAgent
 from bayes_mbrl.analysis.uncertainty import split_return_variance
 from bayes_mbrl.data import Transitions, evenly_spaced
 from bayes_mbrl.plan_returns import plan_returns
-from bayes_mbrl.planners.base import search
 from bayes_mbrl.sections.model_error import unbroken
 
 NUM_THETA, NUM_NOISE = 50, 2
@@ -82,12 +80,8 @@ def _plan(agent: MPCAgent, states: Tensor, generator: torch.Generator) -> Tensor
     for number, state in enumerate(states):
         if number:
             found = planner.shift(found)
-        found = search(planner, found, functools.partial(_score, agent, state, generator), generator=generator)
-    return found.plan  # type: ignore[no-any-return]
-
-
-def _score(agent: MPCAgent, state: Tensor, generator: torch.Generator, plans: Tensor) -> Tensor:
-    return agent.score(plans, state, generator)
+        found = agent.replan(found, state, generator=generator)
+    return found.plan
 
 
 def _outcome(agent: MPCAgent, plan: Tensor, window: Transitions, generator: torch.Generator) -> tuple[float, ...]:

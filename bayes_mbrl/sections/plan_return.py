@@ -5,7 +5,6 @@ Axes: H horizon, K parameter samples, M noise draws, C candidate plans, S state.
 """
 
 import dataclasses
-import functools
 import math
 
 import numpy as np
@@ -30,7 +29,6 @@ from bayes_mbrl.analysis.uncertainty import VarianceSplit
 from bayes_mbrl.data import Transitions, evenly_spaced
 from bayes_mbrl.loaded_run import LoadedRun
 from bayes_mbrl.plan_returns import PlanReturnSplit, split_plan_returns
-from bayes_mbrl.planners.base import search
 
 TITLE = "What a plan may return"
 MAX_STATES = 20
@@ -113,9 +111,8 @@ def _plan(run: LoadedRun, agent: MPCAgent, episode: Transitions) -> list[_Planne
     planned = []
     for step in evenly_spaced(len(episode), at_most).tolist():
         state = episode.state[step]
-        score = functools.partial(agent.score, observation=state, generator=generator)
         with torch.no_grad():
-            plan = search(planner, planner.init(), score, generator=generator).plan
+            plan = agent.replan(planner.init(), state, generator=generator).plan
         planned.append(_Planned(step, state, plan, _split(agent, plan[None], state, generator)))
     return planned
 
