@@ -101,6 +101,46 @@ def run(
 
 
 @app.command()
+def fit(
+    data: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATA",
+            help="A Minari dataset on this machine, the folder of a run, or an .npz file as a run's transitions.npz.",
+            show_default=False,
+        ),
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Any other setting, as for bayes-mbrl run.")
+    ] = None,
+    env: Annotated[
+        str | None, typer.Option(help="The environment that the data are from.  [default: as recorded, if it is here]")
+    ] = None,
+    posterior: Annotated[str | None, typer.Option(help="How p(θ|D) is approximated.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The one seed of the run.")] = None,
+    hold_out: Annotated[
+        int, typer.Option(min=0, help="How many of the last episodes only judge the model, in the report.")
+    ] = 0,
+    out: Annotated[pathlib.Path | None, typer.Option(help="New folder for the run.  [default: one in runs/]")] = None,
+    debug: Debug = False,
+) -> None:
+    """Learn from data that were recorded elsewhere, without acting; then report, diagnose, evaluate or resume."""
+    with _reported(debug):
+        from bayes_mbrl import offline, progress, run_folder
+
+        _one_thread()
+        recording = offline.read_data(data)
+        options = {"env": env, "posterior": posterior, "seed": seed}
+        warn = lambda text: typer.echo(f"warning: {text}", err=True)  # noqa: E731
+        config = offline.configure(recording, overrides or [], options=options, warn=warn)
+        offline.check(config, recording, hold_out)
+        folder = run_folder.new_run_folder(out, config, command=shlex.join(["bayes-mbrl", *sys.argv[1:]]))
+        with progress.for_this_terminal() as observer:
+            offline.fit_offline(config, recording, folder, hold_out=hold_out, observer=observer)
+        typer.echo(f"what it knows, and whether to believe it: {shlex.join(['bayes-mbrl', 'report', str(folder)])}")
+
+
+@app.command()
 def resume(
     folder: Run,
     episodes: Annotated[
@@ -123,6 +163,9 @@ def evaluate(
     folder: Run,
     episodes: Annotated[int | None, typer.Option(min=1, help="How many episodes.  [default: as in the run]")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of the start states.  [default: the run's]")] = None,
+    env: Annotated[
+        str | None, typer.Option(help="Another environment of the same states and actions.  [default: the run's]")
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Act with what a run has learned, and learn nothing more."""
@@ -131,7 +174,7 @@ def evaluate(
 
         _one_thread()
         with progress.for_this_terminal() as observer:
-            returns = experiment.evaluate_run(folder, num_episodes=episodes, seed=seed, observer=observer)
+            returns = experiment.evaluate_run(folder, num_episodes=episodes, seed=seed, env=env, observer=observer)
         typer.echo(_spread(returns))
 
 

@@ -20,7 +20,10 @@ from bayes_mbrl.checkpoint import RunState, has_checkpoint, load_checkpoint, sav
 from bayes_mbrl.config import Config
 from bayes_mbrl.data import Transitions
 from bayes_mbrl.environments.adapter import Environment, EnvironmentFault
+from bayes_mbrl.environments.base import EnvironmentSpec
 from bayes_mbrl.environments.known_functions import compare_with_data
+from bayes_mbrl.environments.recorded import is_stand_in
+from bayes_mbrl.environments.registration import find_spec
 from bayes_mbrl.errors import UserError
 from bayes_mbrl.fit_record import fit_record
 from bayes_mbrl.inference.base import Posterior, parameter_shapes
@@ -61,10 +64,17 @@ def resume_experiment(folder: pathlib.Path, *, num_episodes: int | None, observe
 
 
 def evaluate_run(
-    folder: pathlib.Path, *, num_episodes: int | None, seed: int | None, observer: Observer
+    folder: pathlib.Path, *, num_episodes: int | None, seed: int | None, observer: Observer, env: str | None = None
 ) -> list[float]:
-    """Returns of evaluation episodes with what the run has learned; it learns nothing more."""
+    """Returns of evaluation episodes with what the run has learned; it learns nothing more.
+
+    `env` is another environment of the same states and actions to act in. Of one that takes the place of recorded
+    data's, no reward or features are used that the posterior was not learned with.
+    """
     config = load_run(folder)
+    spec = find_spec(config.env if env is None else env)
+    if env is not None and is_stand_in(config.env):
+        spec = EnvironmentSpec(spec.id, spec.summary)
     state = load_checkpoint(folder, posterior_kinds(config.posterior.name))
     if state.posterior is None:
         raise UserError(f"{folder} has not learned anything yet: go on with bayes-mbrl resume {folder}")
@@ -72,9 +82,10 @@ def evaluate_run(
         update={
             "num_evaluation_episodes": config.num_evaluation_episodes if num_episodes is None else num_episodes,
             "seed": config.seed if seed is None else seed,
+            "env": config.env if env is None else env,
         }
     )
-    with Environment(config.env) as environment:
+    with Environment(spec) as environment:
         builder = Builder(config, environment)
         _check_continues(builder, state, folder)
         episodes = evaluate(builder, builder.agent(*fitted(state)), observer)

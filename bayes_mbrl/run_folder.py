@@ -98,7 +98,7 @@ class MetricsLog:
 
 def _named(config: Config) -> pathlib.Path:
     """`runs/<time>-<environment>-<posterior>`, with a counter when that is taken."""
-    environment = re.sub(r"[^A-Za-z0-9._-]+", "-", config.env.rpartition("/")[2]).strip("-.")
+    environment = re.sub(r"[^A-Za-z0-9._-]+", "-", config.env.rpartition("/")[2]).strip("-.")[:60]
     stem = f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{environment}-{config.posterior.name}"
     names = itertools.chain([stem], (f"{stem}-{count}" for count in itertools.count(2)))
     return next(RUNS / name for name in names if not (RUNS / name).exists())

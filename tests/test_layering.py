@@ -20,7 +20,7 @@ LAYERS = (
     ("config",),
     ("build", "posterior_diagnosis", "progress", "run_folder", "simulation"),
     ("artefacts", "loaded_run", "refits"),
-    ("experiment", "sections"),
+    ("experiment", "offline", "sections"),
     (
         "diagnosing",
         "reporting",
@@ -41,6 +41,7 @@ HOMES: Mapping[str, tuple[str, ...]] = {
     "plotly": ("analysis.interactive",),
     "scoringrules": ("analysis.scores",),
     "gymnasium": ("environments",),
+    "minari": ("environments.minari_data",),
     "pydantic": ("config", "signatures"),
     "typer": ("cli",),
     "rich": ("cli", "progress"),

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bayes_mbrl.environments.base import EnvironmentSpec
+from bayes_mbrl.environments.recorded import is_stand_in, make_stand_in
 from bayes_mbrl.environments.registration import find_spec
 from bayes_mbrl.errors import UserError
 
@@ -59,14 +60,15 @@ class Environment:
         self.spec = find_spec(spec) if isinstance(spec, str) else spec
         self._env = _make(self.spec, render_mode, max_episode_steps)
         try:
-            observations, self._actions = _checked_spaces(self.spec.name, self._env)
+            spaces = self._env.observation_space, self._env.action_space
+            observations, self._actions = checked_spaces(self.spec.name, *spaces)
         except UserError:
             self._env.close()
             raise
         self.state_dim = int(np.prod(observations.shape))
-        self.choices = _choices(self._actions)
+        self.choices = action_choices(self._actions)
         """Between how many there is to choose, for each choice; () where actions are continuous."""
-        low, high = _bounds(self._actions)
+        low, high = action_bounds(self._actions)
         self.action_dim = len(low)
         self.low = low
         """[A]"""
@@ -88,6 +90,8 @@ class Environment:
         try:
             # Some environments seed generators of 32 bits, signed ones among them.
             observation, _ = self._env.reset(seed=seed % 2**31)
+        except UserError:  # of a stand-in, in which nobody can act
+            raise
         except Exception as error:
             raise self._fault(f"raised {type(error).__name__}: {error}") from error
         return self._state(observation)
@@ -175,6 +179,8 @@ class Environment:
 
 
 def _make(spec: EnvironmentSpec, render_mode: str | None, max_episode_steps: int | None) -> gymnasium.Env[Any, Any]:
+    if is_stand_in(spec.id):
+        return make_stand_in(spec.id)
     if render_mode == "rgb_array":
         _render_without_display()
     arguments = {} if render_mode is None else {"render_mode": render_mode}  # not every environment knows it
@@ -194,9 +200,8 @@ def _render_without_display() -> None:
 ActionSpace = gymnasium.spaces.Box | gymnasium.spaces.Discrete | gymnasium.spaces.MultiDiscrete
 
 
-def _checked_spaces(name: str, env: gymnasium.Env[Any, Any]) -> tuple[gymnasium.spaces.Box, ActionSpace]:
+def checked_spaces(name: str, observations: Any, actions: Any) -> tuple[gymnasium.spaces.Box, ActionSpace]:
     """(observation space, action space). Raises UserError unless they are of the kinds that are supported."""
-    observations, actions = env.observation_space, env.action_space
     supported = "supported are Box observations, and Box actions with finite bounds, Discrete or MultiDiscrete ones"
     if not isinstance(observations, gymnasium.spaces.Box):
         raise UserError(
@@ -207,7 +212,7 @@ def _checked_spaces(name: str, env: gymnasium.Env[Any, Any]) -> tuple[gymnasium.
         raise UserError(
             f"{name} has actions {actions}; {supported}: register it wrapped in gymnasium.wrappers.TransformAction"
         )
-    low, high = _bounds(actions)
+    low, high = action_bounds(actions)
     width = high - low
     if not bool((torch.isfinite(width) & (width > 0)).all()):
         raise UserError(
@@ -217,17 +222,18 @@ def _checked_spaces(name: str, env: gymnasium.Env[Any, Any]) -> tuple[gymnasium.
     return observations, actions
 
 
-def _choices(space: ActionSpace) -> tuple[int, ...]:
+def action_choices(space: ActionSpace) -> tuple[int, ...]:
+    """Between how many there is to choose, for each choice; () where actions are continuous."""
     if isinstance(space, gymnasium.spaces.Box):
         return ()
     return (int(space.n),) if isinstance(space, gymnasium.spaces.Discrete) else tuple(map(int, space.nvec.reshape(-1)))
 
 
-def _bounds(space: ActionSpace) -> tuple[Tensor, Tensor]:
+def action_bounds(space: ActionSpace) -> tuple[Tensor, Tensor]:
     """Lowest and highest action, two [A]."""
     if isinstance(space, gymnasium.spaces.Box):
         return _float32(space.low), _float32(space.high)
-    return torch.zeros(sum(_choices(space))), torch.ones(sum(_choices(space)))
+    return torch.zeros(sum(action_choices(space))), torch.ones(sum(action_choices(space)))
 
 
 def _float32(values: Any) -> Tensor:

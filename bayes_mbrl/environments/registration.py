@@ -11,6 +11,7 @@ from typing import Any
 import gymnasium
 
 from bayes_mbrl.environments.base import EnvironmentSpec, short_name
+from bayes_mbrl.environments.recorded import is_stand_in, make_stand_in
 from bayes_mbrl.environments.specs import ENVIRONMENTS, OWN_NAMESPACE
 from bayes_mbrl.errors import UserError
 
@@ -67,6 +68,9 @@ def find_spec(name: str) -> EnvironmentSpec:
         if name in (known.name, known.id):
             _need_mujoco(known.id)
             return known
+    if is_stand_in(name):
+        make_stand_in(name)
+        return EnvironmentSpec(name, "what stands for the environment of recorded data")
     module, separator, registered = name.rpartition(":")
     if separator:
         _import_registering_module(module, name)

@@ -39,9 +39,9 @@ class _Experiment(types.ModuleType):
         self._called("resume", folder, num_episodes)
 
     def evaluate_run(
-        self, folder: pathlib.Path, *, num_episodes: int | None, seed: int | None, observer: object
+        self, folder: pathlib.Path, *, num_episodes: int | None, seed: int | None, observer: object, env: str | None
     ) -> list[float]:
-        self._called("evaluate", folder, num_episodes, seed)
+        self._called("evaluate", folder, num_episodes, seed, env)
         return [-100.0, -200.0, -180.0]
 
     def _called(self, *call: Any) -> None:
@@ -110,10 +110,11 @@ def test_resume_and_evaluate(experiment: _Experiment) -> None:
     assert _run("resume", "runs/x").exit_code == 0
     assert _run("resume", "runs/x", "--episodes", "9").exit_code == 0
     assert _run("evaluate", "runs/x").exit_code == 0
-    result = _run("evaluate", "runs/x", "--episodes", "3", "--seed", "0")
+    result = _run("evaluate", "runs/x", "--episodes", "3", "--seed", "0", "--env", "E")
     folder = pathlib.Path("runs/x")
     assert experiment.calls == [
-        ("resume", folder, None), ("resume", folder, 9), ("evaluate", folder, None, None), ("evaluate", folder, 3, 0),
+        ("resume", folder, None), ("resume", folder, 9), ("evaluate", folder, None, None, None),
+        ("evaluate", folder, 3, 0, "E"),
     ]  # fmt: skip
     assert result.stdout == "evaluation return: -160.0 ± 52.9 (mean ± standard deviation of 3 episodes)\n"
 

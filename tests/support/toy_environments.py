@@ -173,4 +173,4 @@ for _kind, _max_steps in (
     (ExplodingUpwards, None), (Choices, 6), (ManyChoices, 6), (BinaryActions, 6), (DictObservations, 6),
     (UnboundedActions, 6),
 ):  # fmt: skip
-    gymnasium.register(f"{_kind.__name__}-v0", _kind, max_episode_steps=_max_steps)
+    gymnasium.register(f"{_kind.__name__}-v0", f"{__name__}:{_kind.__name__}", max_episode_steps=_max_steps)
