@@ -16,6 +16,7 @@ from bayes_mbrl.algorithms.base import Agent
 from bayes_mbrl.algorithms.episode import Episode, run_episode
 from bayes_mbrl.analysis.uncertainty import mixture_log_likelihood
 from bayes_mbrl.build import Builder
+from bayes_mbrl.cautions import cautions
 from bayes_mbrl.checkpoint import RunState, has_checkpoint, load_checkpoint, save_checkpoint
 from bayes_mbrl.config import Config
 from bayes_mbrl.data import Transitions
@@ -132,6 +133,8 @@ def fitted(state: RunState) -> tuple[Transitions, Posterior]:
 
 def _run(config: Config, folder: pathlib.Path, state: RunState, observer: Observer) -> RunState:
     observer.started(config, folder)
+    for caution in cautions(config):
+        observer.warning(caution)
     with Environment(config.env) as environment, MetricsLog(folder, state.metrics) as log:
         builder = Builder(config, environment)
         _check_continues(builder, state, folder)

@@ -35,6 +35,10 @@ class Row:
     """Section → the one name it must have."""
     at_least: Mapping[str, int] = dataclasses.field(default_factory=dict)
     """Key of the section `rollout` → the least value it may have."""
+    about_theta: bool = False
+    """Of an objective: it compares samples of θ, so these have to be kept apart."""
+    mixes_theta: bool = False
+    """Of a propagation: a particle does not keep its θ over the horizon."""
 
     def load(self) -> Callable[..., Any]:
         """The function or class. Raises UserError when it needs a package that is not installed."""
@@ -229,6 +233,7 @@ PLANNERS = Table(
         "icem": Row(
             "CEM with noise that lasts over time, elites that compete again, and ever fewer candidates",
             "bayes_mbrl.planners.icem:ICEM",
+            discrete="bayes_mbrl.planners.discrete:CategoricalCEM",
             settings={"horizon": 20, "num_candidates": 100, "num_elites": 10, "num_iterations": 3, "decay": 1.25},
         ),
         "mppi": Row(
@@ -268,6 +273,7 @@ OBJECTIVES = Table(
             "bayes_mbrl.planners.objectives:mean_minus_epistemic_std",
             settings={"risk_aversion": 1.0},
             defaults={"rollout": {"num_noise": 2}},  # with 1, noise cannot be told from ignorance
+            about_theta=True,
         ),
         "mean-minus-total-std": Row(
             "mean minus a multiple of the spread over θ and noise together",
@@ -289,6 +295,7 @@ OBJECTIVES = Table(
             "bayes_mbrl.planners.objectives:mean_plus_epistemic_std",
             settings={"optimism": 1.0},
             defaults={"rollout": {"num_noise": 2}},  # with 1, noise cannot be told from ignorance
+            about_theta=True,
         ),
         "entropic": Row(
             "the certainty equivalent of exponential utility: averse to spread, the worst outcomes count most",
@@ -301,7 +308,10 @@ OBJECTIVES = Table(
             settings={"failure_return": 0.0, "max_probability": 0.05, "penalty": 1e4},
         ),
         "worst-theta": Row(
-            "the expected return under the worst θ that was drawn", "bayes_mbrl.planners.objectives:worst_theta"
+            "the expected return under the worst θ that was drawn",
+            "bayes_mbrl.planners.objectives:worst_theta",
+            defaults={"rollout": {"num_noise": 2}},  # with 1, noise cannot be told from ignorance
+            about_theta=True,
         ),
     },
 )
@@ -313,9 +323,15 @@ PROPAGATIONS = Table(
         "ts-infinity": Row(
             "TS∞: a particle keeps its θ over the whole horizon", "bayes_mbrl.planners.propagation:ts_infinity"
         ),
-        "ts-1": Row("TS1: a particle meets another θ in every step", "bayes_mbrl.planners.propagation:ts_1"),
+        "ts-1": Row(
+            "TS1: a particle meets another θ in every step",
+            "bayes_mbrl.planners.propagation:ts_1",
+            mixes_theta=True,
+        ),
         "expectation": Row(
-            "E: all particles go on from the mean next state", "bayes_mbrl.planners.propagation:expectation"
+            "E: all particles go on from the mean next state",
+            "bayes_mbrl.planners.propagation:expectation",
+            mixes_theta=True,
         ),
         "distribution-sampling": Row(
             "DS: particles of one θ are drawn anew from their own normal in every step; needs rollout.num_noise >= 2",
@@ -326,6 +342,7 @@ PROPAGATIONS = Table(
         "moment-matching": Row(
             "MM: all particles are drawn anew from one normal with their mean and spread in every step",
             "bayes_mbrl.planners.propagation:moment_matching",
+            mixes_theta=True,
         ),
     },
 )

@@ -131,19 +131,21 @@ def upper_tail_mean(tail_mass: float, over: Over = "outcomes") -> Objective:
     return objective
 
 
-def entropic(risk_aversion: float) -> Objective:
+def entropic(risk_aversion: float, over: Over = "outcomes") -> Objective:
     """−log E[exp(−risk_aversion · R)] / risk_aversion: the certainty equivalent of exponential utility.
 
     returns [K, M, C] → scores [C]; for small risk_aversion about E[R] − risk_aversion · Var(R) / 2. risk_aversion is
-    in units of one over the return; 0 is the mean.
+    in units of one over the return; 0 is the mean. The expectation is that over all K·M outcomes, or with over="theta"
+    over the K expected returns E[R | θ], averse to ignorance alone.
     Raises ValueError unless risk_aversion is finite and >= 0.  Source: Howard & Matheson (1972).
     """
     _check_risk_aversion(risk_aversion)
+    _check_over(over)
     if risk_aversion == 0:
         return expected_return()
 
     def objective(returns: Tensor) -> Tensor:
-        outcomes = _outcomes(returns, "outcomes")
+        outcomes = _outcomes(returns, over)
         mean = outcomes.mean(dim=0)  # taken out, so that large returns keep the digits of their spread
         spread = torch.logsumexp(-risk_aversion * (outcomes - mean), dim=0) - math.log(len(outcomes))
         return mean - spread / risk_aversion
@@ -261,10 +263,12 @@ def _check_returns(returns: Tensor) -> None:
 
 
 def _check_tail(tail_mass: float, over: Over) -> None:
-    require(
-        (0 < tail_mass <= 1, f"need 0 < tail_mass <= 1, got {tail_mass}"),
-        (over in get_args(Over), f"over is one of {', '.join(get_args(Over))}, got {over!r}"),
-    )
+    require((0 < tail_mass <= 1, f"need 0 < tail_mass <= 1, got {tail_mass}"))
+    _check_over(over)
+
+
+def _check_over(over: Over) -> None:
+    require((over in get_args(Over), f"over is one of {', '.join(get_args(Over))}, got {over!r}"))
 
 
 def _check_risk_aversion(risk_aversion: float) -> None:

@@ -18,7 +18,7 @@ LAYERS = (
     ("fit_record", "lookahead", "registry", "rollout", "snapshots"),
     ("algorithms", "arviz_export", "checkpoint", "config_sources", "plan_returns"),
     ("config",),
-    ("build", "posterior_diagnosis", "progress", "run_folder", "simulation"),
+    ("build", "cautions", "posterior_diagnosis", "progress", "run_folder", "simulation"),
     ("artefacts", "loaded_run", "refits"),
     ("experiment", "offline", "sections"),
     (

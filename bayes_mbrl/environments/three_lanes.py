@@ -19,7 +19,7 @@ SLOPE = 0.5
 """How much slower or faster the outer lanes are; speed is 1 at y = 0."""
 SWAMP_EDGE, SWAMP_WIDTH = -0.25, 0.04
 """m: where speed has fallen by half, and how gradually."""
-GUST_STD, GUST_WIDTH = 0.4, 0.25
+GUST_STD, GUST_WIDTH = 0.2, 0.25
 """m a step at y = 0, and how far it reaches."""
 QUIET_STD = 0.02
 """m a step, everywhere and in both directions."""

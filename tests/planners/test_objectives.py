@@ -30,6 +30,7 @@ OBJECTIVES: dict[str, Objective] = {
     "upper_tail_mean": upper_tail_mean(0.3),
     "mean_plus_epistemic_std": mean_plus_epistemic_std(0.7),
     "entropic": entropic(0.2),
+    "entropic over theta": entropic(0.2, "theta"),
     "mean_with_failure_limit": mean_with_failure_limit(-3.0, 0.1, 50.0),
 }
 every_objective = pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES.keys())
@@ -115,6 +116,18 @@ def test_the_entropic_objective_of_normal_returns_is_mean_minus_half_the_varianc
     assert torch.equal(entropic(0.0)(RETURNS), expected_return()(RETURNS))
     assert torch.allclose(entropic(1e3)(RETURNS), RETURNS.new_tensor([1, 5, 0, -8]), atol=0.01)
     assert torch.isfinite(entropic(5.0)(1e6 * RETURNS.float())).all()
+
+
+def test_the_entropic_objective_over_theta_by_hand() -> None:
+    """Means over noise, candidate 0: 2 and 9; 1 and 2: alike; 3: −6 and 3."""
+
+    def by_hand(first: float, second: float) -> float:
+        return -math.log((math.exp(-0.3 * first) + math.exp(-0.3 * second)) / 2) / 0.3
+
+    expected = RETURNS.new_tensor([by_hand(2, 9), 5, 6, by_hand(-6, 3)])
+    assert torch.allclose(entropic(0.3, "theta")(RETURNS), expected)
+    with pytest.raises(ValueError, match="over is one of outcomes, theta, got 'noise'"):
+        entropic(0.3, "noise")  # type: ignore[arg-type]
 
 
 def test_a_limit_on_failures_by_hand() -> None:
