@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from bayes_mbrl.planners.base import Planner, check_told, require
+from bayes_mbrl.planners.coloured_noise import coloured_noise
 
 MAX_PLANS = 2**17
 """Of an exhaustive search: all of them are in memory at once."""
@@ -34,8 +35,10 @@ class CategoricalState:
 class CategoricalCEM(Planner[CategoricalState]):
     """Probabilities of the choices ← their shares among the `num_elites` best plans, mixed with the old by `momentum`.
 
-    No probability falls below `min_probability` / n, so that no choice is given up for good. The plan so far competes
-    in every iteration. The warm start is the plan shifted by one step, the probabilities half way back to uniform.
+    `colour` is that of iCEM: 0 draws the steps independently, more makes choices last, as tasks need in which one has
+    to push the same way for long; each step alone keeps its probabilities. No probability falls below
+    `min_probability` / n, so that no choice is given up for good. The plan so far competes in every iteration. The warm
+    start is the plan shifted by one step, the probabilities half way back to uniform.
     Raises ValueError on impossible settings, all of them at once.
     """
 
@@ -46,6 +49,7 @@ class CategoricalCEM(Planner[CategoricalState]):
     num_iterations: int = 30
     momentum: float = 0.1
     min_probability: float = 0.01
+    colour: float = 0.0
     low: Tensor = field(init=False)
     high: Tensor = field(init=False)
 
@@ -60,6 +64,7 @@ class CategoricalCEM(Planner[CategoricalState]):
             (self.num_iterations >= 1, f"need num_iterations >= 1, got {self.num_iterations}"),
             (0 <= self.momentum < 1, f"need 0 <= momentum < 1, got {self.momentum}"),
             (0 <= self.min_probability <= 1, f"need 0 <= min_probability <= 1, got {self.min_probability}"),
+            (0 <= self.colour < math.inf, f"need colour finite and >= 0, got {self.colour}"),
         )
         _set_bounds(self, self.choices)
 
@@ -70,7 +75,7 @@ class CategoricalCEM(Planner[CategoricalState]):
 
     def ask(self, state: CategoricalState, *, generator: torch.Generator) -> Tensor:
         """The plan so far, then draws: [C, H, A]."""
-        drawn = _draw(state.probabilities, self.choices, self.num_candidates - 1, generator)
+        drawn = _draw(state.probabilities, self.choices, self.num_candidates - 1, generator, self.colour)
         return torch.cat([state.plan[None], drawn])
 
     def tell(self, state: CategoricalState, plans: Tensor, scores: Tensor) -> CategoricalState:
@@ -194,13 +199,28 @@ def one_hot(indices: Tensor, choices: Sequence[int]) -> Tensor:
     return torch.cat(blocks, dim=-1).to(torch.float32)
 
 
-def _draw(probabilities: Tensor, choices: Sequence[int], count: int, generator: torch.Generator) -> Tensor:
-    """Plans [count, H, A] of independent choices with these probabilities [H, A]."""
+def _draw(
+    probabilities: Tensor, choices: Sequence[int], count: int, generator: torch.Generator, colour: float = 0.0
+) -> Tensor:
+    """Plans [count, H, A] of choices with these probabilities [H, A], independent unless their noise is coloured."""
     drawn = [
-        torch.multinomial(block, count, replacement=True, generator=generator).T
+        _coloured(block, count, colour, generator)
+        if colour
+        else torch.multinomial(block, count, replacement=True, generator=generator).T
         for block in torch.split(probabilities, list(choices), dim=-1)
     ]
     return one_hot(torch.stack(drawn, dim=-1), choices)
+
+
+def _coloured(probabilities: Tensor, count: int, colour: float, generator: torch.Generator) -> Tensor:
+    """Choices [count, H] with the probabilities [H, n], which resemble their neighbours in time.
+
+    Φ(z) of coloured noise z is uniform at each step and tells, on the cumulated probabilities, the choice: a Gaussian
+    copula over time.
+    """
+    noise = coloured_noise(count, len(probabilities), 1, colour, like=probabilities, generator=generator)
+    share = torch.special.ndtr(noise)  # [count, H, 1]
+    return torch.gt(share, probabilities.cumsum(dim=-1)[:, :-1]).sum(dim=-1)
 
 
 def _uniform(choices: Sequence[int]) -> Tensor:

@@ -19,6 +19,9 @@ HORIZON = 4
 
 DISCRETE: dict[str, Callable[[int], Planner[Any]]] = {
     "cem": lambda horizon: CategoricalCEM(CHOICES, horizon, num_candidates=80, num_elites=8, num_iterations=8),
+    "coloured_cem": lambda horizon: CategoricalCEM(
+        CHOICES, horizon, num_candidates=80, num_elites=8, num_iterations=8, colour=1.5
+    ),
     "random_shooting": lambda horizon: DiscreteShooting(CHOICES, horizon, num_candidates=80, num_iterations=3),
     "exhaustive": lambda horizon: ExhaustiveSearch(CHOICES, horizon),
 }
@@ -126,14 +129,37 @@ def test_elites_move_the_probabilities_by_hand() -> None:
     assert torch.equal(told.plan, plans[3])
 
 
-def test_draws_follow_the_probabilities(generator: torch.Generator) -> None:
-    planner = CategoricalCEM(CHOICES, 2, num_candidates=40_001, num_elites=5)
+@pytest.mark.parametrize("colour", [0.0, 1.0, 3.0])
+def test_draws_follow_the_probabilities(colour: float, generator: torch.Generator) -> None:
+    planner = CategoricalCEM(CHOICES, 2, num_candidates=40_001, num_elites=5, colour=colour)
     probabilities = torch.tensor([[0.7, 0.2, 0.1, 0.35, 0.65], [0.05, 0.05, 0.9, 1.0, 0.0]])
     start = dataclasses.replace(planner.init(), probabilities=probabilities)
     drawn = planner.ask(start, generator=generator)[1:]
     assert (
         (drawn.mean(0) - probabilities).abs() < 5 * (probabilities * (1 - probabilities) / 40_000).sqrt() + 1e-7
     ).all()
+
+
+def test_coloured_choices_last_and_are_independent_of_each_other(generator: torch.Generator) -> None:
+    def changes(colour: float) -> Tensor:
+        planner = CategoricalCEM(CHOICES, 30, num_candidates=4001, num_elites=5, colour=colour)
+        plans = planner.ask(planner.init(), generator=generator)[1:]
+        chosen = torch.stack([block.argmax(-1) for block in plans.split(list(CHOICES), -1)], -1)
+        assert abs(float(torch.corrcoef(chosen[:, 15].double().mT)[0, 1])) < 5 / 4000**0.5
+        return (chosen[:, 1:] != chosen[:, :-1]).double().mean((0, 1))
+
+    white, pink, brown = changes(0.0), changes(1.0), changes(2.0)
+    assert (white - torch.tensor([2 / 3, 1 / 2])).abs().max() < 0.01  # of independent ones
+    assert (pink < 0.8 * white).all()
+    assert (brown < 0.7 * pink).all()
+
+
+@pytest.mark.parametrize("horizon", [1, 2, 3])
+def test_colour_of_a_short_plan_and_of_a_single_choice(horizon: int, generator: torch.Generator) -> None:
+    planner = CategoricalCEM((1, 4), horizon, num_candidates=30, num_elites=3, colour=1.0)
+    plans = planner.ask(planner.init(), generator=generator)
+    assert (plans[..., 0] == 1).all()
+    assert (plans[..., 1:].sum(-1) == 1).all()
 
 
 @every_planner
@@ -174,6 +200,7 @@ def test_equal_generators_give_equal_plans_and_the_state_is_not_changed(factory:
         (lambda: ExhaustiveSearch((3,), 0), "need horizon >= 1, got 0"),
         (lambda: CategoricalCEM((3,), num_elites=9, num_candidates=8), "need 1 <= num_elites <= num_candidates"),
         (lambda: CategoricalCEM((3,), momentum=1.0, min_probability=2.0), "momentum < 1, got 1.0; need 0 <= min_prob"),
+        (lambda: CategoricalCEM((3,), colour=-1.0), "need colour finite and >= 0, got -1.0"),
         (lambda: DiscreteShooting((3,), num_candidates=1), "need num_candidates >= 2"),
     ],
 )
