@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import inspect
+import math
 import pkgutil
 from collections.abc import Callable
 from typing import Any
@@ -234,3 +235,46 @@ def test_higher_scores_are_sought_and_the_warm_start_helps(factory: Factory, gen
 def test_impossible_bounds_and_horizon_are_reported_together(factory: Factory) -> None:
     with pytest.raises(ValueError, match=r"need low < high .*; need horizon >= 1, got 0"):
         factory(HIGH, LOW, 0)
+
+
+@every_planner
+@pytest.mark.parametrize(
+    ("dimension", "low", "high", "problem"),
+    [
+        (1, 0.7, 0.1, "need low < high in every action dimension"),
+        (2, -1e-3, -1e-3, "need low < high in every action dimension"),
+        (0, -math.inf, 3.0, "need finite action bounds"),
+        (1, 0.1, math.inf, "need finite action bounds"),
+        (2, math.nan, -1e-3, "need finite action bounds"),
+    ],
+)
+def test_bounds_that_are_wrong_in_one_dimension_are_refused(
+    factory: Factory, dimension: int, low: float, high: float, problem: str
+) -> None:
+    lowest, highest = LOW.clone(), HIGH.clone()
+    lowest[dimension], highest[dimension] = low, high
+    with pytest.raises(ValueError, match=problem):
+        factory(lowest, highest, HORIZON)
+    with pytest.raises(ValueError, match=r"need bounds low \[A\] and high \[A\]"):
+        factory(LOW[:2], HIGH, HORIZON)
+
+
+@every_planner
+def test_a_search_over_one_action_and_one_step(factory: Factory, generator: torch.Generator) -> None:
+    planner = factory(LOW[:1], HIGH[:1], 1)
+    state = search(planner, planner.init(), lambda p: -(p - 2.0).square().sum((1, 2)), generator=generator)
+    assert state.plan.shape == (1, 1)
+    assert abs(float(state.plan) - 2.0) < 0.5
+    assert torch.allclose(planner.shift(state).plan, 0.5 * (LOW[:1] + HIGH[:1]))
+
+
+@every_planner
+def test_equal_scores_leave_a_plan_within_bounds(factory: Factory, generator: torch.Generator) -> None:
+    """A reward that is constant: no weight, variance or gradient may become NaN."""
+    planner = build(factory)
+    state = planner.init()
+    for _ in range(3):
+        state = search(planner, state, lambda p: 0 * p.sum((1, 2)) - 7, generator=generator)
+        assert ((planner.low <= state.plan) & (state.plan <= planner.high)).all()
+        assert all(value.isfinite().all() for value in tensors_of(state).values())
+        state = planner.shift(state)

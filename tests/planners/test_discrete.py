@@ -19,9 +19,6 @@ HORIZON = 4
 
 DISCRETE: dict[str, Callable[[int], Planner[Any]]] = {
     "cem": lambda horizon: CategoricalCEM(CHOICES, horizon, num_candidates=80, num_elites=8, num_iterations=8),
-    "coloured_cem": lambda horizon: CategoricalCEM(
-        CHOICES, horizon, num_candidates=80, num_elites=8, num_iterations=8, colour=1.5
-    ),
     "random_shooting": lambda horizon: DiscreteShooting(CHOICES, horizon, num_candidates=80, num_iterations=3),
     "exhaustive": lambda horizon: ExhaustiveSearch(CHOICES, horizon),
 }
@@ -129,9 +126,8 @@ def test_elites_move_the_probabilities_by_hand() -> None:
     assert torch.equal(told.plan, plans[3])
 
 
-@pytest.mark.parametrize("colour", [0.0, 1.0, 3.0])
-def test_draws_follow_the_probabilities(colour: float, generator: torch.Generator) -> None:
-    planner = CategoricalCEM(CHOICES, 2, num_candidates=40_001, num_elites=5, colour=colour)
+def test_draws_follow_the_probabilities(generator: torch.Generator) -> None:
+    planner = CategoricalCEM(CHOICES, 2, num_candidates=40_001, num_elites=5)
     probabilities = torch.tensor([[0.7, 0.2, 0.1, 0.35, 0.65], [0.05, 0.05, 0.9, 1.0, 0.0]])
     start = dataclasses.replace(planner.init(), probabilities=probabilities)
     drawn = planner.ask(start, generator=generator)[1:]
@@ -140,39 +136,104 @@ def test_draws_follow_the_probabilities(colour: float, generator: torch.Generato
     ).all()
 
 
-def test_coloured_choices_last_and_are_independent_of_each_other(generator: torch.Generator) -> None:
-    def changes(colour: float) -> Tensor:
-        planner = CategoricalCEM(CHOICES, 30, num_candidates=4001, num_elites=5, colour=colour)
-        plans = planner.ask(planner.init(), generator=generator)[1:]
-        chosen = torch.stack([block.argmax(-1) for block in plans.split(list(CHOICES), -1)], -1)
-        assert abs(float(torch.corrcoef(chosen[:, 15].double().mT)[0, 1])) < 5 / 4000**0.5
-        return (chosen[:, 1:] != chosen[:, :-1]).double().mean((0, 1))
-
-    white, pink, brown = changes(0.0), changes(1.0), changes(2.0)
-    assert (white - torch.tensor([2 / 3, 1 / 2])).abs().max() < 0.01  # of independent ones
-    assert (pink < 0.8 * white).all()
-    assert (brown < 0.7 * pink).all()
-
-
-@pytest.mark.parametrize("horizon", [1, 2, 3])
-def test_colour_of_a_short_plan_and_of_a_single_choice(horizon: int, generator: torch.Generator) -> None:
-    planner = CategoricalCEM((1, 4), horizon, num_candidates=30, num_elites=3, colour=1.0)
-    plans = planner.ask(planner.init(), generator=generator)
-    assert (plans[..., 0] == 1).all()
-    assert (plans[..., 1:].sum(-1) == 1).all()
-
-
 @every_planner
-@pytest.mark.parametrize("broken", [torch.nan, torch.inf])
+@pytest.mark.parametrize("broken", [torch.nan, torch.inf, -torch.inf])
 def test_scores_that_are_not_finite_raise_with_their_count(
     factory: Callable[[int], Planner[Any]], broken: float, generator: torch.Generator
 ) -> None:
     planner = factory(HORIZON)
-    plans = planner.ask(planner.init(), generator=generator)
+    state = search(planner, planner.init(), score, generator=generator)
+    before = {field.name: getattr(state, field.name).clone() for field in dataclasses.fields(state)}
+    plans = planner.ask(state, generator=generator)
     scores = score(plans)
     scores[[0, 5]] = broken
     with pytest.raises(ValueError, match=f"2 of {len(plans)} scores are NaN or inf"):
-        planner.tell(planner.init(), plans, scores)
+        planner.tell(state, plans, scores)
+    for name, value in before.items():
+        assert torch.equal(getattr(state, name), value)
+
+
+BUILDERS: dict[str, Callable[..., Planner[Any]]] = {
+    "cem": CategoricalCEM,
+    "random_shooting": DiscreteShooting,
+    "exhaustive": ExhaustiveSearch,
+}
+
+
+@pytest.mark.parametrize("build", BUILDERS.values(), ids=BUILDERS.keys())
+@pytest.mark.parametrize(
+    ("choices", "horizon", "problem"),
+    [
+        ((), 3, r"need at least one number of choices, each >= 1, got \[\]"),
+        ((0,), 3, r"each >= 1, got \[0\]"),
+        ((2, 0, 3), 3, r"each >= 1, got \[2, 0, 3\]"),
+        ((3, -1), 3, r"each >= 1, got \[3, -1\]"),
+        ((0,), 0, r"each >= 1, got \[0\]; need horizon >= 1, got 0"),
+    ],
+)
+def test_nothing_to_choose_from_is_refused_by_every_planner(
+    build: Callable[..., Planner[Any]], choices: tuple[int, ...], horizon: int, problem: str
+) -> None:
+    with pytest.raises(ValueError, match=problem):
+        build(choices, horizon)
+
+
+@pytest.mark.parametrize("build", BUILDERS.values(), ids=BUILDERS.keys())
+def test_where_there_is_one_choice_it_is_taken(build: Callable[..., Planner[Any]], generator: torch.Generator) -> None:
+    planner = build((1, 1), 3)
+    state = search(planner, planner.init(), lambda p: 0 * p.sum((1, 2)), generator=generator)
+    assert torch.equal(state.plan, torch.ones(3, 2))
+    assert torch.equal(planner.shift(state).plan, torch.ones(3, 2))
+
+
+@pytest.mark.parametrize("build", BUILDERS.values(), ids=BUILDERS.keys())
+@pytest.mark.parametrize(("choices", "horizon"), [((2,), 6), ((3, 2), 3), ((4, 1, 2), 2), ((7,), 1)])
+def test_every_planner_equals_brute_force_on_small_problems(
+    build: Callable[..., Planner[Any]], choices: tuple[int, ...], horizon: int
+) -> None:
+    """A random score for each pair of neighbouring actions, all plans in a loop of Python; at the default budget."""
+    actions = list(itertools.product(*(range(n) for n in choices)))
+    codes = one_hot(torch.tensor(actions), choices)
+    for seed in range(3):
+        generator = torch.Generator().manual_seed(seed)
+        first = torch.randn(len(actions), generator=generator, dtype=torch.float64)
+        pairs = torch.randn(len(actions), len(actions), generator=generator, dtype=torch.float64)
+
+        def table(plans: Tensor, first: Tensor = first, pairs: Tensor = pairs) -> Tensor:
+            which = (plans[:, :, None] == codes).all(-1).to(torch.long).argmax(-1)
+            return first[which[:, 0]] + pairs[which[:, :-1], which[:, 1:]].sum(1) - 50
+
+        worth = {
+            plan: float(first[plan[0]]) + sum(float(pairs[a, b]) for a, b in itertools.pairwise(plan))
+            for plan in itertools.product(range(len(actions)), repeat=horizon)
+        }
+        best = max(worth, key=lambda plan: worth[plan])
+        planner = build(choices, horizon)
+        state = search(planner, planner.init(), table, generator=generator)
+        assert torch.equal(state.plan, codes[list(best)])
+
+
+def test_the_better_of_two_basins_is_found_more_often_than_by_chance_at_equal_evaluations() -> None:
+    """Near one plan of 8 steps the score rises by its agreement, near another one that is worth more too, but sooner
+    lost."""
+    wide = one_hot(torch.tensor([[i % 3, 0] for i in range(8)]), CHOICES)
+    better = one_hot(torch.tensor([[(i + 1) % 3, 1] for i in range(8)]), CHOICES)
+
+    def basins(plans: Tensor) -> Tensor:
+        agreement = [(plans * centre).sum((1, 2)) / 16 for centre in (wide, better)]
+        return torch.maximum(agreement[0], 1.5 - 2 * (1 - agreement[1]))
+
+    found = {}
+    for name, planner in {
+        "cem": CategoricalCEM(CHOICES, 8, num_candidates=100, num_elites=10, num_iterations=8),
+        "chance": DiscreteShooting(CHOICES, 8, num_candidates=800),
+    }.items():
+        plans = [
+            search(planner, planner.init(), basins, generator=torch.Generator().manual_seed(s)).plan  # type: ignore[type-var]
+            for s in range(20)
+        ]
+        found[name] = sum(torch.equal(plan, better) for plan in plans)
+    assert found["cem"] >= found["chance"] + 8
 
 
 @every_planner
@@ -200,7 +261,6 @@ def test_equal_generators_give_equal_plans_and_the_state_is_not_changed(factory:
         (lambda: ExhaustiveSearch((3,), 0), "need horizon >= 1, got 0"),
         (lambda: CategoricalCEM((3,), num_elites=9, num_candidates=8), "need 1 <= num_elites <= num_candidates"),
         (lambda: CategoricalCEM((3,), momentum=1.0, min_probability=2.0), "momentum < 1, got 1.0; need 0 <= min_prob"),
-        (lambda: CategoricalCEM((3,), colour=-1.0), "need colour finite and >= 0, got -1.0"),
         (lambda: DiscreteShooting((3,), num_candidates=1), "need num_candidates >= 2"),
     ],
 )
