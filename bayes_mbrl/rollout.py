@@ -4,7 +4,6 @@ Axes: K parameter samples, M noise draws, C candidate plans, H horizon, S state,
 """
 
 import dataclasses
-import itertools
 import math
 
 import torch
@@ -65,10 +64,11 @@ def evaluate_plans(
     def outcomes(plans: Tensor, of: slice) -> tuple[Tensor, Tensor]:
         """Returns and failures [K', M, C] with these θ."""
         scratch = NO_SCRATCH if torch.is_grad_enabled() else Buffers()
-        sample = dynamics.sampler({name: value[of] for name, value in theta.items()}, scratch=scratch, bf16=bf16)
-        chunks = torch.split(plans, max(1, max_particles // (noise.shape[1] * num_noise)))
+        theta_now, noise_now = {name: value[of] for name, value in theta.items()}, noise[:, of]
+        sample = dynamics.sampler(theta_now, noise_now, scratch=scratch, bf16=bf16)
+        chunks = torch.split(plans, max(1, max_particles // (noise_now.shape[1] * num_noise)))
         rollout = _Rollout(sample, reward, termination, failure, propagation, divergence_return, scratch)
-        ends = [rollout.follow(chunk, state, noise[:, of], mixing[:, of]) for chunk in chunks]
+        ends = [rollout.follow(chunk, state, mixing[:, of]) for chunk in chunks]
         returns, failed = (torch.cat(parts, dim=-1) for parts in zip(*ends, strict=True))
         return returns, failed
 
@@ -110,16 +110,14 @@ class _Rollout:
     divergence_return: float
     scratch: Scratch
 
-    def follow(self, plans: Tensor, state: Tensor, noise: Tensor, mixing: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns and failures [K, M, C] of plans [C, H, A], with noise as in `draw_noise`."""
+    def follow(self, plans: Tensor, state: Tensor, mixing: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns and failures [K, M, C] of plans [C, H, A], with the noise `mixing` [H, K, M, 1, S] to propagate."""
         take, zero = self.scratch.take, state.new_zeros(())
-        states = state.expand(*noise.shape[1:3], len(plans), -1)
+        states = state.expand(*mixing.shape[1:3], len(plans), -1)
         total, alive = state.new_zeros(states.shape[:-1]), state.new_ones(states.shape[:-1], dtype=torch.bool)
         failed = torch.zeros_like(alive)
-        # Two buffers for states in turn, since the reward needs s and s' side by side
-        steps = zip(plans.unbind(1), noise.unbind(0), mixing.unbind(0), itertools.cycle(("states_0", "states_1")))
-        for action, noise_now, mixing_now, name in steps:
-            following = self.sample(states, action, noise_now, name=name)  # 2. s' ~ p(s' | s, a, θ)
+        for step, (action, mixing_now) in enumerate(zip(plans.unbind(1), mixing.unbind(0), strict=True)):
+            following = self.sample(step, states, action)  # 2. s' ~ p(s' | s, a, θ)
             check = torch.sum(following, -1, out=take("check", alive.shape, zero))  # 0 times it is 0, or NaN
             out = take("gained", alive.shape, zero)
             gained = torch.add(self.reward(states, action, following), check, alpha=0, out=out)

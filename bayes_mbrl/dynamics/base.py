@@ -3,7 +3,6 @@
 Axes: K parameter samples, S state, A action; "..." are any axes of states, [M, C] in a rollout.
 """
 
-import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Protocol
@@ -24,10 +23,13 @@ TerminationFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class Sampler(Protocol):
-    """`Dynamics.sample` with θ and buffers bound."""
+    """`Dynamics.sample` with θ, noise and buffers bound."""
 
-    def __call__(self, states: Tensor, actions: Tensor, noise: Tensor, *, name: str) -> Tensor:
-        """s' [K, M, C, S] of states [K, M, C, S], actions [C, A], noise [K, M, 1, S]; `name` is that of its buffer."""
+    def __call__(self, step: int, states: Tensor, actions: Tensor) -> Tensor:
+        """s' [K, M, C, S] of states [K, M, C, S] and actions [C, A], with the noise of this step of the rollout.
+
+        With buffers the result lasts until the step after the next one.
+        """
 
 
 class Dynamics(ABC):
@@ -93,15 +95,19 @@ class Dynamics(ABC):
         mean, std = self.predict(theta, states, actions, scratch=scratch)
         return torch.addcmul(mean, std, noise, out=scratch.take(name, mean.shape, mean))
 
-    def sampler(self, theta: Mapping[str, Tensor], *, scratch: Scratch, bf16: bool = False) -> Sampler:
-        """`sample` for this θ at every step of a rollout: what can be prepared once, is.
+    def sampler(self, theta: Mapping[str, Tensor], noise: Tensor, *, scratch: Scratch, bf16: bool = False) -> Sampler:
+        """`sample` for this θ and noise [H, K, M, 1, S] at every step of a rollout: what can be prepared once, is.
 
         With `bf16` products of hidden layers are less precise, and faster where the processor can. Raises ValueError
         where there are none.
         """
         if bf16:
             self.check_bf16()
-        return functools.partial(self.sample, theta, scratch=scratch)
+
+        def sample(step: int, states: Tensor, actions: Tensor) -> Tensor:
+            return self.sample(theta, states, actions, noise[step], scratch=scratch, name=f"states_{step % 2}")
+
+        return sample
 
     def check_bf16(self) -> None:
         """Raise ValueError where there are no hidden layers."""

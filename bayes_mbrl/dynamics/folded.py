@@ -29,18 +29,18 @@ class _Space:
     """[K, M, C, F]"""
     actions: Tensor
     """[K, M, C, A]"""
+    layers: tuple[tuple[Tensor, Tensor, Tensor | None, Tensor], ...]
+    """Of each layer weight, bias, its input in another precision if it needs it, and its output."""
     mean: Tensor
     """[K, O, M, C], the network's first outputs: s' − s, and the reward if it is learned."""
     raw: Tensor
     """[K, O or 0, M, C], the others, of a learned std."""
-    shift: Tensor
-    """[K, O, M, 1], of the noise"""
-    factor: Tensor
-    """[K, O, M, 1], of the noise"""
+    following: tuple[Tensor, Tensor]
+    """[K, O, M, C] each: results in turn, since a reward needs s and s' side by side."""
 
 
 class FoldedNetwork:
-    """s' = s + Δ(s, a) as `NetworkDynamics` has it, with θ and buffers bound.
+    """s' = s + Δ(s, a) as `NetworkDynamics` has it, with θ, noise [H, K, M, 1, O] and buffers bound: a `Sampler`.
 
     Only the mean of the inputs stays outside of the weights: of a badly scaled input a bias would take the digits that
     tell two states apart. With `bf16` the products of hidden layers with one another, and what goes into them, have 8
@@ -51,6 +51,7 @@ class FoldedNetwork:
         self,
         model: BayesianNetwork,
         theta: Mapping[str, Tensor],
+        noise: Tensor,
         *,
         features: Callable[[Tensor], Tensor],
         inputs: Standardiser,
@@ -60,71 +61,67 @@ class FoldedNetwork:
         bf16: bool = False,
     ) -> None:
         self._features, self._state_dim = features, state_dim
-        self._inputs_mean, self._num_outputs = inputs.mean, len(targets.mean)
+        self._inputs_mean = inputs.mean
         self._activate, self._scratch = model.activate_in_place, scratch
         layers = [_affine(theta, layer) for layer in range(model.num_layers)]
         layers[0] = layers[0][0] / inputs.std, layers[0][1]
         scale, shift = targets.std[:, None], targets.mean[:, None]
-        self._range: Tensor | None = None
-        if model.noise == "heteroscedastic":  # std = least + range · sigmoid(raw − log max_std)
-            self._least, self._range = model.min_std * scale[..., None], model.max_std * scale[..., None]
+        self._least: float | None = None
+        if model.noise == "heteroscedastic":  # std = max_std · (min_std / max_std + sigmoid(raw − log max_std))
+            self._least, std = model.min_std / model.max_std, model.max_std * targets.std
             scale = torch.cat([scale, torch.ones_like(scale)])
             shift = torch.cat([shift, torch.full_like(shift, -math.log(model.max_std))])
         else:
             _, std = model.predict(theta, targets.mean.new_zeros(1, model.input_dim))
-            self._least = (std.movedim(1, -1) * scale)[..., None]
+            std = (std * targets.std)[:, None]
+        self._noise = (noise * std).movedim(-1, -3).unbind(0)
         layers[-1] = layers[-1][0] * scale, layers[-1][1] * scale + shift
         if bf16:
             layers[1:-1] = [(weight.bfloat16(), bias.bfloat16()) for weight, bias in layers[1:-1]]
         self._layers = [(weight.contiguous(), bias) for weight, bias in layers]
         self._space: _Space | None = None
 
-    def __call__(self, states: Tensor, actions: Tensor, noise: Tensor, *, name: str) -> Tensor:
-        """s' [K, M, C, O] in the buffer `name`: states [K, M, C, S or more], actions [C, A], noise [K, M, 1, O]."""
+    def __call__(self, step: int, states: Tensor, actions: Tensor) -> Tensor:
+        """See `Sampler`; states may have more numbers than S."""
         if states.shape[-1] > self._state_dim:
             states = states[..., : self._state_dim]
         space = self._space
-        if space is None or space.actions.shape[1:] != (noise.shape[1], *actions.shape):
-            space = self._space = self._new_space(noise.shape[1], *actions.shape)
+        if space is None or space.actions.shape[2:] != actions.shape:
+            space = self._space = self._new_space(*actions.shape)
         num_features = space.features.shape[-1]
         torch.sub(self._features(states), self._inputs_mean[:num_features], out=space.features)
         torch.sub(actions.expand(space.actions.shape), self._inputs_mean[num_features:], out=space.actions)
-        self._network(space.x)
-        noise = noise.movedim(-1, 1)
-        following = self._scratch.take(name, space.mean.shape, space.mean)
-        torch.mul(self._least, noise, out=space.shift)
-        if self._range is None:
-            torch.add(space.mean, space.shift, out=following)
+        x = space.x
+        for number, (weight, bias, rounded, out) in enumerate(space.layers):
+            x = self._activate(x) if number else x
+            x = x if rounded is None else rounded.copy_(x)
+            x = torch.baddbmm(bias, weight, x, out=out)
+        following = space.following[step % 2]
+        if self._least is None:
+            torch.add(space.mean, self._noise[step], out=following)
         else:
-            torch.mul(self._range, noise, out=space.factor)
-            torch.addcmul(space.mean, space.raw.sigmoid_(), space.factor, out=following).add_(space.shift)
+            torch.addcmul(space.mean, space.raw.sigmoid_().add_(self._least), self._noise[step], out=following)
         following = following.movedim(1, -1)
-        following[..., : self._state_dim].add_(states)
+        changing = following if following.shape[-1] == self._state_dim else following[..., : self._state_dim]
+        changing.add_(states)
         return following
 
-    def _network(self, x: Tensor) -> Tensor:
+    def _new_space(self, num_candidates: int, action_dim: int) -> _Space:
+        num_theta, num_outputs, num_noise, _ = self._noise[0].shape
+        first, take = self._layers[0][0], self._scratch.take
+        num_inputs, count = first.shape[-1], num_noise * num_candidates
+        x = out = take("inputs", (num_theta, num_inputs, count), first)
+        columns = x.view(num_theta, num_inputs, num_noise, num_candidates).movedim(1, -1)
+        features, actions = columns.tensor_split([num_inputs - action_dim], -1)
+        layers = []
         for number, (weight, bias) in enumerate(self._layers):
-            if number:
-                x = self._activate(x)
-            if x.dtype != weight.dtype:
-                x = self._scratch.take(f"rounded_{number}", x.shape, weight).copy_(x)
-            out = self._scratch.take(f"layer_{number}", (*weight.shape[:-1], x.shape[-1]), weight)
-            x = torch.baddbmm(bias, weight, x, out=out)
-        return x
-
-    def _new_space(self, num_noise: int, num_candidates: int, action_dim: int) -> _Space:
-        (first, _), (last, _) = self._layers[0], self._layers[-1]
-        num_theta, _, num_inputs = first.shape
-        particles, num_outputs = (num_noise, num_candidates), self._num_outputs
-        x = self._scratch.take("inputs", (num_theta, num_inputs, num_noise * num_candidates), first)
-        features, actions = (
-            x.view(num_theta, num_inputs, *particles).movedim(1, -1).tensor_split([num_inputs - action_dim], -1)
-        )
-        y = self._network(x.zero_()).view(num_theta, -1, *particles)
-        shift, factor = (
-            self._scratch.take(name, (num_theta, num_outputs, num_noise, 1), last) for name in ("shift", "factor")
-        )
-        return _Space(x, features, actions, y[:, :num_outputs], y[:, num_outputs:], shift, factor)
+            rounded = take(f"rounded_{number}", out.shape, weight) if out.dtype != weight.dtype else None
+            out = take(f"layer_{number}", (num_theta, weight.shape[1], count), weight)
+            layers.append((weight, bias, rounded, out))
+        y = out.view(num_theta, -1, num_noise, num_candidates)
+        mean, raw = y[:, :num_outputs], y[:, num_outputs:]
+        following = take("states_0", mean.shape, mean), take("states_1", mean.shape, mean)
+        return _Space(x, features, actions, tuple(layers), mean, raw, following)
 
 
 def _affine(theta: Mapping[str, Tensor], layer: int) -> tuple[Tensor, Tensor]:

@@ -120,12 +120,13 @@ class NetworkDynamics(Dynamics):
         )  # in place is safe under autograd: addcmul keeps its inputs, not its result
         return mean, torch.mul(std, self.targets.std, out=scratch.take("scaled_std", shape, std))
 
-    def sampler(self, theta: Mapping[str, Tensor], *, scratch: Scratch, bf16: bool = False) -> Sampler:
+    def sampler(self, theta: Mapping[str, Tensor], noise: Tensor, *, scratch: Scratch, bf16: bool = False) -> Sampler:
         """See `Dynamics.sampler`; bf16 is without gradients."""
         if isinstance(scratch, Buffers):
             return FoldedNetwork(
                 self.model,
                 theta,
+                noise,
                 features=self.features,
                 inputs=self.inputs,
                 targets=self.targets,
@@ -135,7 +136,7 @@ class NetworkDynamics(Dynamics):
             )
         if bf16:
             raise ValueError("bf16 is for scores without gradients: take another planner, or rollout.bf16=false")
-        return super().sampler(theta, scratch=scratch)
+        return super().sampler(theta, noise, scratch=scratch)
 
     def check_bf16(self) -> None:
         """See `Dynamics.check_bf16`; with one hidden layer or none it changes nothing."""

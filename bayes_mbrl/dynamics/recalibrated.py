@@ -153,16 +153,9 @@ class RecalibratedDynamics(Dynamics):
         """See `Dynamics.predict`: the base's mean and std, shifted and scaled by the moments of the mapped noise."""
         return self._adjusted(*self.base.predict(theta, states, actions, scratch=scratch), scratch)
 
-    def sampler(self, theta: Mapping[str, Tensor], *, scratch: Scratch, bf16: bool = False) -> Sampler:
+    def sampler(self, theta: Mapping[str, Tensor], noise: Tensor, *, scratch: Scratch, bf16: bool = False) -> Sampler:
         """See `Dynamics.sampler`: the base's, with its noise shifted and scaled instead of mean and std."""
-        sample = self.base.sampler(theta, scratch=scratch, bf16=bf16)
-
-        def recalibrated(states: Tensor, actions: Tensor, noise: Tensor, *, name: str) -> Tensor:
-            shift, scale = self._moments(noise)
-            noise = torch.addcmul(shift, scale, noise, out=scratch.take("recalibrated_noise", noise.shape, noise))
-            return sample(states, actions, noise, name=name)
-
-        return recalibrated
+        return self.base.sampler(theta, torch.addcmul(*self._moments(noise), noise), scratch=scratch, bf16=bf16)
 
     def check_bf16(self) -> None:
         """See `Dynamics.check_bf16`."""

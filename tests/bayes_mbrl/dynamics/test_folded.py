@@ -30,14 +30,13 @@ def cast(rows: Transitions, dtype: torch.dtype) -> Transitions:
 
 def step(dynamics: NetworkDynamics, posterior: DrawsPosterior, rows: Transitions, scratch: Any) -> list[Tensor]:
     """Two steps and one with fewer candidates of all draws, from rows of the data."""
-    theta, generator = posterior.draws, torch.Generator().manual_seed(5)
-    sample = dynamics.sampler(theta, scratch=scratch)
+    noise = torch.empty(3, posterior.num_draws, M, 1, dynamics.output_dim, dtype=rows.state.dtype)
+    noise.normal_(generator=torch.Generator().manual_seed(5))
+    sample = dynamics.sampler(posterior.draws, noise, scratch=scratch)
     results = []
     states = rows.state[:C].expand(posterior.num_draws, M, C, -1)
-    for count, name in ((C, "a"), (C, "b"), (C - 2, "a")):
-        noise = torch.empty(posterior.num_draws, M, 1, dynamics.output_dim, dtype=states.dtype)
-        noise.normal_(generator=generator)
-        states = sample(states[:, :, :count], rows.action[:count], noise, name=name)
+    for number, count in enumerate((C, C, C - 2)):
+        states = sample(number, states[:, :, :count], rows.action[:count])
         results.append(states.clone())
     return results
 
@@ -135,7 +134,7 @@ def test_bf16_is_of_products_between_hidden_layers(network_problem: Any, transit
 def test_bf16_where_it_cannot_be(network_problem: Any, transitions: Transitions) -> None:
     known = KnownDynamics(lambda s, a: s, noise_std=torch.ones(3))
     with pytest.raises(ValueError, match="KnownDynamics has none"):
-        known.sampler({}, scratch=Buffers(), bf16=True)
+        known.sampler({}, torch.zeros(2, 1, 1, 1, 3), scratch=Buffers(), bf16=True)
     dynamics, posterior = network_problem()
     with pytest.raises(ValueError, match="without gradients"):
-        dynamics.sampler(posterior.draws, scratch=NO_SCRATCH, bf16=True)
+        dynamics.sampler(posterior.draws, torch.zeros(2, 7, 1, 1, 3), scratch=NO_SCRATCH, bf16=True)
