@@ -150,6 +150,23 @@ class ManyChoices(Drift):
         return super().step(np.array([float(action[0] - 1) * (0.5 + 0.5 * action[1])], np.float32))
 
 
+class Whole(Drift):
+    """Whole numbers throughout: a 2×3 table that is observed, and a 1×2 one of actions that are added to its rows."""
+
+    observation_space = gymnasium.spaces.Box(-100, 100, (2, 3), np.int64)  # type: ignore[assignment]
+    action_space = gymnasium.spaces.Box(np.array([[-2, 0]]), np.array([[2, 3]]), dtype=np.int64)  # type: ignore[assignment]
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        super().reset(seed=seed)
+        self.table = self.np_random.integers(-3, 4, (2, 3))
+        return self.table.copy(), {}
+
+    def step(self, action: Any) -> Any:
+        assert self.action_space.contains(action)
+        self.table = (self.table // 2) + action.T
+        return self.table.copy(), -float(np.abs(self.table).sum()), False, False, {}
+
+
 class BinaryActions(Drift):
     """Not supported."""
 
@@ -170,7 +187,7 @@ class UnboundedActions(Drift):
 
 for _kind, _max_steps in (
     (Drift, 6), (Slow, 400), (Short, 6), (Single, 6), (Faulty, 6), (NotANumber, 6), (Exploding, None),
-    (ExplodingUpwards, None), (Choices, 6), (ManyChoices, 6), (BinaryActions, 6), (DictObservations, 6),
+    (ExplodingUpwards, None), (Choices, 6), (ManyChoices, 6), (Whole, 6), (BinaryActions, 6), (DictObservations, 6),
     (UnboundedActions, 6),
 ):  # fmt: skip
     gymnasium.register(f"{_kind.__name__}-v0", f"{__name__}:{_kind.__name__}", max_episode_steps=_max_steps)
