@@ -13,7 +13,7 @@ from bayes_mbrl.planners.cem import CEM
 from bayes_mbrl.planners.discrete import CategoricalCEM
 from bayes_mbrl.planners.icem import ICEM
 from bayes_mbrl.planners.objectives import expected_return
-from bayes_mbrl.planners.propagation import moment_matching
+from bayes_mbrl.planners.propagation import moment_matching, ts_infinity
 from bayes_mbrl.planners.random_shooting import RandomShooting
 
 K, BETA = 7, 1.7
@@ -127,6 +127,17 @@ def test_samples_of_theta_are_drawn_once_and_by_the_generator(problem: Any, tran
     assert len(thetas(0)) == 3
     assert torch.equal(thetas(0), thetas(0))
     assert not torch.equal(thetas(0), thetas(1))
+
+
+def test_savings_that_need_several_theta_or_a_network_alone_are_left_out(
+    problem: Any, transitions: Transitions
+) -> None:
+    actions = []
+    for saving in ({"bf16": True, "finalists": 0.3}, {}):
+        thrifty = planning(problem, propagation=ts_infinity, **saving)
+        agent = hallucinating(thrifty, beta=1.0, generator=torch.Generator().manual_seed(0))
+        actions.append(agent.act(transitions.state[0], None, generator=torch.Generator().manual_seed(0))[0])
+    assert torch.equal(*actions)
 
 
 def test_what_cannot_be_is_refused(problem: Any) -> None:
