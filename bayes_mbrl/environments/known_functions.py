@@ -24,9 +24,10 @@ def check_shapes(spec: EnvironmentSpec, state_dim: int, action_dim: int) -> None
     """Try the functions of `spec` on zeros with the axes of a rollout, before anything was done.
 
     Raises UserError, with expected and got shapes, where one cannot be called like this or returns another shape: a sum
-    over the wrong axis would broadcast in silence.
+    over the wrong axis would broadcast in silence; and where one changes its arguments.
     """
     states, actions = torch.zeros(*_AXES, state_dim), torch.zeros(_AXES[-1], action_dim)
+    versions = states._version, actions._version  # autograd counts what is done in place
     for name in ("reward", "termination", "failure"):
         if (function := getattr(spec, name)) is None:
             continue
@@ -36,6 +37,11 @@ def check_shapes(spec: EnvironmentSpec, state_dim: int, action_dim: int) -> None
             raise UserError(
                 f"{spec.name}: the {name} function should return a {kind} for each state, {_WITH} → [2, 3, 4], got "
                 f"{_described(got)}: reduce over the last axis alone"
+            )
+        if (states._version, actions._version) != versions:
+            raise UserError(
+                f"{spec.name}: the {name} function changes its arguments in place, which other plans still need: take "
+                "a copy, as x = x + 1 does and x += 1 does not"
             )
     if (features := spec.features) is not None:
         got = _called(spec, "features", functools.partial(features, states))

@@ -61,6 +61,16 @@ def test_a_reward_of_the_wrong_shape(function: Any, message: str) -> None:
         check_shapes(_spec(reward=function), 3, 2)
 
 
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_arguments_that_are_changed_in_place(which: int) -> None:
+    def reward(*arguments: Tensor) -> Tensor:
+        arguments[which][..., 0] *= 2.0
+        return arguments[2][..., 0]
+
+    with pytest.raises(UserError, match="Own-v0: the reward function changes its arguments in place"):
+        check_shapes(_spec(reward=reward), 3, 2)
+
+
 @pytest.mark.parametrize("field", ["termination", "failure"])
 def test_a_termination_is_a_bool_for_each_state(field: str) -> None:
     check_shapes(_spec(**{field: _ends}), 3, 2)
