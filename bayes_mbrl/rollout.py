@@ -82,8 +82,10 @@ def evaluate_plans(
     seen = outcomes(plans, slice(first))
     scores = score(*seen)
     best = scores.topk(num_finalists).indices
-    rest = outcomes(plans[best], slice(first, None))
-    final = score(*(torch.cat([before[..., best], after]) for before, after in zip(seen, rest, strict=True)))
+    rest = outcomes(plans.index_select(0, best), slice(first, None))
+    final = score(
+        *(torch.cat([before.index_select(-1, best), after]) for before, after in zip(seen, rest, strict=True))
+    )
     return torch.minimum(scores, final.min()).index_copy(0, best, final)
 
 

@@ -1,11 +1,11 @@
-"""What a planning step costs, beside other planners and by its parts.
+"""What a planning step costs, beside other planners, and how it grows.
 
     .venv/bin/python benchmarks/planning.py
     .venv/bin/pip install -c constraints.txt --no-deps pytorch-mppi pytorch-icem arm-pytorch-utilities \
         pytorch-seed colorednoise                          # rows of peers, if they are to be there
 
 Prints, measured side by side in one process on one thread, the rows of a table taking turns in every round:
-1. a whole planning step of our MPPI and iCEM over pytorch-mppi's and pytorch-icem's, same network, same number of plans,
+1. a whole planning step of our MPPI and iCEM over pytorch-mppi's and pytorch-icem's: same network, as many plans,
    samples of θ, steps and iterations. Aim: at most 1. Theirs get the dynamics as one writes it by hand: all samples of
    θ in one batched product, common noise; they keep one set of samples, ours draw them anew in every iteration.
 2. the growth of `evaluate_plans` with candidates, samples of θ, noise draws and horizon: seconds over those of the
@@ -131,11 +131,11 @@ class Problem:
 
 def peer_mppi(problem: Problem) -> Run:
     """pytorch-mppi: a command without shift is an iteration; its particles come flat, [K·C, S]."""
-    from pytorch_mppi import MPPI as PeerMPPI
+    import pytorch_mppi
 
     size, step = problem.size, problem.by_hand()
     shape = (size.num_theta, size.num_candidates, -1)
-    controller = PeerMPPI(
+    controller = pytorch_mppi.MPPI(
         lambda state, action: step(state.view(shape), action.view(shape)[0]).flatten(0, 1),
         cost,
         size.state_dim,
@@ -156,8 +156,8 @@ def peer_mppi(problem: Problem) -> Run:
 
 
 def peer_icem(problem: Problem) -> Run:
-    """pytorch-icem (0.1.0 takes one action only): it knows one state a plan, which holds the samples' states, [C, K·S]."""
-    from pytorch_icem import iCEM
+    """pytorch-icem (0.1.0: one action only) knows one state a plan: the samples' states side by side, [C, K·S]."""
+    import pytorch_icem
 
     size, step = problem.size, problem.by_hand()
     states = (-1, size.num_theta, size.state_dim)
@@ -169,7 +169,7 @@ def peer_icem(problem: Problem) -> Run:
         each = trajectory.view(*trajectory.shape[:2], *states[1:])
         return cost(each, actions.unsqueeze(2)).mean(2).sum(1)
 
-    controller = iCEM(
+    controller = pytorch_icem.iCEM(
         dynamics,
         trajectory_cost,
         size.num_theta * size.state_dim,

@@ -48,7 +48,7 @@ class DrawsPosterior(Posterior):
         whole = torch.arange(self.num_draws, device=device).repeat(n // self.num_draws)
         rest = torch.randperm(self.num_draws, generator=generator, device=device)[: n % self.num_draws]
         index = torch.cat([whole, rest])[torch.randperm(n, generator=generator, device=device)]
-        return {name: draws[index] for name, draws in self.draws.items()}
+        return {name: draws.index_select(0, index) for name, draws in self.draws.items()}
 
     def tensors(self) -> dict[str, Tensor]:
         """The draws by the names of their parameters."""

@@ -73,14 +73,24 @@ def search(
 
     With a `tolerance` above 0 the search ends early, as soon as an iteration has moved the plan's first action, which
     is the one to be executed, by no more than this share of high − low in every dimension.
+
+    On another device than the CPU the scores are looked at once, after the last iteration, since looking waits for
+    the device; a tolerance waits for it after every iteration.
+    Raises ValueError, as `Planner.tell`, when a score is not finite.
     """
     enough = tolerance * (planner.high - planner.low)
+    unseen = []
     for _ in range(planner.num_iterations):
         before = state.plan[0]
         plans = planner.ask(state, generator=generator)
-        state = planner.tell(state, plans, score(plans))
+        scores = score(plans)
+        state = planner.tell(state, plans, scores)
+        if not _is_seen_at_once(scores):
+            unseen.append(scores)
         if tolerance > 0 and bool(((state.plan[0] - before).abs() <= enough).all()):
             break
+    if unseen:
+        _require_finite(torch.cat(unseen))
     return state
 
 
@@ -116,7 +126,16 @@ def check_told(plans: Tensor, scores: Tensor, horizon: int, num_actions: int) ->
 
 
 def check_scores(scores: Tensor) -> None:
-    """Raise ValueError, saying how many, when scores are not finite."""
+    """Raise ValueError, saying how many, when scores are not finite; on the CPU only, elsewhere `search` does."""
+    if _is_seen_at_once(scores):
+        _require_finite(scores)
+
+
+def _is_seen_at_once(scores: Tensor) -> bool:
+    return scores.device.type == "cpu"
+
+
+def _require_finite(scores: Tensor) -> None:
     if not bool(torch.isfinite(scores).all()):
         count = int((~torch.isfinite(scores)).sum())
         raise ValueError(

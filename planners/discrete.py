@@ -138,7 +138,7 @@ class DiscreteShooting(Planner[DiscretePlan]):
     def tell(self, state: DiscretePlan, plans: Tensor, scores: Tensor) -> DiscretePlan:
         """The best of the plans."""
         check_told(plans, scores, self.horizon, len(self.low))
-        return DiscretePlan(plans[scores.argmax()].clone())
+        return DiscretePlan(plans.index_select(0, scores.argmax(dim=0, keepdim=True))[0].clone())
 
     def shift(self, state: DiscretePlan) -> DiscretePlan:
         """The plan one step later, the first choice at its end."""
@@ -186,7 +186,7 @@ class ExhaustiveSearch(Planner[DiscretePlan]):
     def tell(self, state: DiscretePlan, plans: Tensor, scores: Tensor) -> DiscretePlan:
         """The best of the plans."""
         check_told(plans, scores, self.horizon, len(self.low))
-        return DiscretePlan(plans[scores.argmax()].clone())
+        return DiscretePlan(plans.index_select(0, scores.argmax(dim=0, keepdim=True))[0].clone())
 
     def shift(self, state: DiscretePlan) -> DiscretePlan:
         """The plan one step later, the first choice at its end."""

@@ -103,7 +103,7 @@ class GradientAscent(Planner[GradientState]):
         direction = torch.where(scale > 0, first / unbiased[0] / torch.where(scale > 0, scale, 1), 0)
         moved = torch.sigmoid(torch.logit(share) + torch.where(sound, rate * direction, 0))
         moved = torch.lerp(self.low, self.high, moved.clamp(_MARGIN, 1 - _MARGIN))
-        best = plans[scores.argmax()].clone()
+        best = plans.index_select(0, scores.argmax(dim=0, keepdim=True))[0].clone()
         return GradientState(moved, first, second, best, state.iteration + 1)
 
     def shift(self, state: GradientState) -> GradientState:

@@ -91,7 +91,7 @@ class ICEM(Planner[ICEMState]):
         require(
             (len(plans) >= self.num_elites, f"need at least num_elites = {self.num_elites} plans, got {len(plans)}")
         )
-        elites = plans[scores.topk(self.num_elites).indices]
+        elites = plans.index_select(0, scores.topk(self.num_elites).indices)
         mean = torch.lerp(elites.mean(dim=0), state.mean, self.momentum).clamp(self.low, self.high)
         variance = torch.lerp(elites.var(dim=0, correction=0), state.variance, self.momentum)
         kept = elites[: math.ceil(self.kept_share * self.num_elites)]

@@ -227,7 +227,7 @@ def _lower_tail_mean(outcomes: Tensor, tail_mass: float) -> Tensor:
     """Mean [C] of the lowest `tail_mass` of outcomes [n, C]."""
     outcomes = outcomes.sort(dim=0).values
     num_in_tail = tail_mass * len(outcomes)
-    rank = torch.arange(len(outcomes), dtype=torch.float64)
+    rank = torch.arange(len(outcomes), dtype=torch.float64, device=outcomes.device)
     weight = ((num_in_tail - rank).clamp(0, 1) / min(num_in_tail, len(outcomes))).to(outcomes)
     # NaN sorts last, where the weight is 0; the product keeps it (0 · NaN = NaN), slicing the tail would lose it.
     return (weight[:, None] * outcomes).sum(dim=0)

@@ -35,7 +35,7 @@ def ts_1(states: Tensor, noise: Tensor) -> Tensor:
     component. As in the authors' code, θ is drawn without replacement; there particles move back after the step.
     """
     permutation = noise[:, :, 0, 0].argsort(dim=0)
-    return states[permutation, torch.arange(states.shape[1], device=states.device)]
+    return states.take_along_dim(permutation[:, :, None, None], dim=0)
 
 
 def expectation(states: Tensor, noise: Tensor) -> Tensor:

@@ -58,7 +58,7 @@ class RandomShooting(Planner[RandomShootingState]):
     def tell(self, state: RandomShootingState, plans: Tensor, scores: Tensor) -> RandomShootingState:
         """The best of `plans`, the plan so far among them: scores of another iteration met other noise."""
         check_told(plans, scores, self.horizon, len(self.low))
-        return RandomShootingState(plans[scores.argmax()].clone())
+        return RandomShootingState(plans.index_select(0, scores.argmax(dim=0, keepdim=True))[0].clone())
 
     def shift(self, state: RandomShootingState) -> RandomShootingState:
         """The plan one step later."""
