@@ -14,6 +14,7 @@ from bayes_mbrl.dynamics.base import Dynamics
 from bayes_mbrl.dynamics.recalibrated import outcomes, predictive_mixture
 from bayes_mbrl.dynamics.standardise import Standardiser, negligible_std
 from bayes_mbrl.environments.adapter import EnvironmentFault
+from bayes_mbrl.errors import UserError
 from bayes_mbrl.inference.base import Theta
 from bayes_mbrl.loaded_run import Knowledge, LoadedRun
 from bayes_mbrl.seeding import stream_seed
@@ -54,6 +55,9 @@ def random_episodes(run: LoadedRun, missing: list[str]) -> Transitions | None:
         except EnvironmentFault as fault:
             missing.append(f"{fault}: this episode of random actions is left out.")
             continue
+        except UserError as error:  # recorded data, without an environment
+            missing.append(f"No random actions are judged: {error}.")
+            break
         episodes.append(episode.transitions[:MAX_RANDOM_STEPS])
     return Transitions.concatenate(episodes) if episodes else None
 

@@ -32,6 +32,10 @@ def section(run: LoadedRun) -> Section:
     if run.transitions is None or not len(run.transitions):
         return Section(title, missing=("There are no transitions of training, so no states to compare.",))
     missing: list[str] = []
+    if run.metrics and all(row.get("phase") == "offline data" for row in run.metrics):
+        missing.append("All data were recorded elsewhere, so there are no two policies to compare.")
+        text, figures, tables = _growth(run, missing) if run.final and run.builder else ([], [], [])
+        return Section(title, text, figures, tables, missing)
     base = base_policy_rows(run)
     fresh = _fresh_episodes(run, missing)
     learned, learned_name = learned_policy_rows(run)
@@ -48,6 +52,11 @@ def section(run: LoadedRun) -> Section:
         for part in (one_step(run, fresh, missing), growth(run, missing)):
             text, figures, tables = text + part[0], figures + part[1], tables + part[2]
     return Section(title, text, figures, tables, missing)
+
+
+def _growth(run: LoadedRun, missing: list[str]) -> Part:
+    with torch.no_grad():
+        return growth(run, missing)
 
 
 def base_policy_rows(run: LoadedRun) -> Transitions:

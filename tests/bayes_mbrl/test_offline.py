@@ -159,7 +159,10 @@ def test_without_an_environment(tmp_path: pathlib.Path) -> None:
     with open_run(folder) as run:
         assert run.final is not None
         assert run.final.dynamics.output_dim == 3
-    _do("report", str(folder))
+    assert "failed" not in _do("report", str(folder), "--format", "md")
+    page = (folder / "report.md").read_text()
+    assert "All data were recorded elsewhere, so there are no two policies to compare" in page
+    assert "No random actions are judged: the data were recorded elsewhere" in page
     assert "name one of the same states and actions" in _do("evaluate", str(folder), code=2)
     assert "evaluation return" in _do("evaluate", str(folder), "--env", "Drift-v0")
     assert "has 3 and 1" in _do("evaluate", str(folder), "--env", "Pendulum-v1", code=2)
