@@ -169,5 +169,5 @@ def _parameter_draws(builder: Builder, dynamics: PhysicsDynamics, posterior: Pos
 def _shares(dynamics: Dynamics, theta: Theta, episode: Transitions) -> Shares:
     """Epistemic and aleatoric variance of one-step predictions along the episode, summed over standardised targets."""
     mean, std = dynamics.predict_targets(theta, dynamics.regression_data(episode)[0])
-    split = split_predictive_variance(mean, std)
+    split = split_predictive_variance(mean[..., : dynamics.continuous_dim], std[..., : dynamics.continuous_dim])
     return Shares(split.epistemic.sum(-1).numpy(), split.aleatoric.sum(-1).numpy())

@@ -126,8 +126,9 @@ def regression_tree(
 ) -> xarray.DataTree:
     """The tree of a regression: x [N, D], y [N, O]; `info` is what the posterior's `fit` returned with it.
 
-    The observation is called `y`, its axes datum and output; of a single output the axis output is left out, so that
-    ArviZ's PIT works at once. x_off [N', D] are points off the distribution of x, by default `off_distribution(x)`.
+    The observation is called `y`, its axes datum and output; of a single output that is not binary the axis output is
+    left out, so that ArviZ's PIT works at once. x_off [N', D] are points off the distribution of x, by default
+    `off_distribution(x)`.
     Of more than `MAX_POINTS` data as many are taken, evenly; an attribute says so.
     Raises ValueError for x and y of other widths than the model's, and for y that are not finite.
     """
@@ -137,7 +138,11 @@ def regression_tree(
     source = "given" if x_off is not None else off_words("x")
     x_off = off_distribution(x, NUM_OFF, generator=generator) if x_off is None else x_off
     chosen, targets = x[rows], y[rows]
-    output_axes = ["output"] if y.shape[1] > 1 else []
+    output_axes = ["output"] if y.shape[1] > 1 or model.num_binary else []
+
+    def predict(theta: Theta, at: Tensor) -> tuple[Tensor, Tensor]:
+        mean, std = _chunked(lambda part: model.predict(part, at), theta, len(at))
+        return (mean, std) if output_axes else (mean[..., 0], std[..., 0])
 
     def named(theta: Theta) -> Theta:
         physical = getattr(model, "physical", None)  # a parametric regression's parameters in their units
@@ -147,8 +152,8 @@ def regression_tree(
         _Problem(
             model=model,
             likelihood=model.likelihood,
-            predict=lambda theta: _squeeze(*_chunked(lambda part: model.predict(part, chosen), theta, len(chosen))),
-            predict_off=lambda theta: _squeeze(*_chunked(lambda part: model.predict(part, x_off), theta, len(x_off))),
+            predict=lambda theta: predict(theta, chosen),
+            predict_off=lambda theta: predict(theta, x_off),
             parameters=named,
             observed="y",
             targets=targets if output_axes else targets[:, 0],
@@ -358,7 +363,8 @@ def _free(name: str, taken: Mapping[str, Tensor]) -> str:
 
 
 def _noisy(likelihood: Likelihood, mean: Tensor, std: Tensor, generator: torch.Generator) -> Tensor:
-    return mean + std * likelihood.noise(torch.empty_like(mean).normal_(generator=generator))
+    noise = likelihood.noise(torch.empty_like(mean).normal_(generator=generator))
+    return likelihood.observed(mean + std * noise)
 
 
 def _num_points(num_draws: int, width: int) -> int:
@@ -371,8 +377,3 @@ def _chunked(predict: Callable[[Theta], tuple[Tensor, Tensor]], theta: Theta, nu
     num_theta = len(next(iter(theta.values())))
     parts = [predict({n: v[i : i + size] for n, v in theta.items()}) for i in range(0, num_theta, size)]
     return torch.cat([mean for mean, _ in parts]), torch.cat([std for _, std in parts])
-
-
-def _squeeze(mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
-    """Without the axis of a single output."""
-    return (mean[..., 0], std[..., 0]) if mean.shape[-1] == 1 else (mean, std)

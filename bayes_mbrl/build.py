@@ -15,7 +15,7 @@ from bayes_mbrl.algorithms.thompson import ThompsonAgent
 from bayes_mbrl.config import Config
 from bayes_mbrl.data import Transitions
 from bayes_mbrl.dynamics.base import Dynamics
-from bayes_mbrl.dynamics.network import identity
+from bayes_mbrl.dynamics.network import identity, learned_termination
 from bayes_mbrl.dynamics.recalibrated import Recalibration
 from bayes_mbrl.environments.adapter import Environment
 from bayes_mbrl.environments.known_functions import check_shapes
@@ -52,7 +52,7 @@ class Builder:
             dynamics.regression_data(rows)
         except ValueError as error:
             raise UserError(f"dynamics {self.config.dynamics.name}: {error}") from error
-        self.failure(self.environment.spec.termination or dynamics.termination)
+        self.failure(self._termination(dynamics))
         self._check_exploration()
         self._check_ilqr()
 
@@ -126,6 +126,11 @@ class Builder:
             )
         return known
 
+    def _termination(self, dynamics: Dynamics) -> TerminationFunction | None:
+        """What ends an episode, as far as it is known or learned, whether or not one has ended yet."""
+        learned = learned_termination if dynamics.learns_termination else None
+        return self.environment.spec.termination or dynamics.termination or learned
+
     def base_policy(self) -> RandomAgent:
         """π_0, which collects the first episode."""
         return RandomAgent(self.environment.low, self.environment.high, self.environment.choices)
@@ -172,7 +177,10 @@ class Builder:
     def _build_dynamics(self, transitions: Transitions) -> Dynamics:
         spec = self.environment.spec
         return self.config.dynamics.build(  # type: ignore[no-any-return]
-            transitions, features=spec.features or identity, learns_reward=spec.reward is None
+            transitions,
+            features=spec.features or identity,
+            learns_reward=spec.reward is None,
+            learns_termination=spec.termination is None,
         )
 
     def fit(
@@ -212,7 +220,10 @@ class Builder:
         spec, config = self.environment.spec, self.config
         planner = self.planner()
         dynamics = self.learned_dynamics(transitions, posterior)
-        termination = spec.termination or dynamics.termination
+        termination = self._termination(dynamics)
+        reward = _of_observation(spec.reward, dynamics) or dynamics.reward
+        assert reward is not None, "a dynamics that knows no reward learns it, or refuses to"
+        imagines_ends = termination is not never and (spec.termination or dynamics.termination) is not None
         try:
             return MPCAgent(
                 posterior=posterior,
@@ -220,8 +231,8 @@ class Builder:
                 planner=planner,
                 objective=self.objective,
                 propagation=config.propagation.row.load(),
-                reward=spec.reward or dynamics.reward or learned_reward,
-                termination=None if termination is never else _of_observation(termination, dynamics),
+                reward=reward,
+                termination=_of_observation(termination, dynamics) if imagines_ends else None,
                 failure=_of_observation(self.failure(termination), dynamics),
                 num_theta=config.rollout.num_theta,
                 num_noise=config.rollout.num_noise,
@@ -235,14 +246,9 @@ class Builder:
             raise UserError(f"{spec.name}: {error}") from error
 
 
-def learned_reward(state: torch.Tensor, action: torch.Tensor, next_state: torch.Tensor) -> torch.Tensor:
-    """The reward that the dynamics predicts as its last dimension [...]."""
-    return next_state[..., -1]
-
-
 def _of_observation(function: TerminationFunction | None, dynamics: Dynamics) -> TerminationFunction | None:
     """The function without what the dynamics predicts behind the S observed numbers, which it was not written for."""
-    if function is None or dynamics.output_dim == dynamics.state_dim or function is dynamics.termination:
+    if function is None or dynamics.output_dim == dynamics.state_dim or function in (never, learned_termination):
         return function
     size, written = dynamics.state_dim, function
     return lambda state, action, next_state: written(state[..., :size], action, next_state[..., :size])

@@ -313,7 +313,7 @@ def _held_out_metrics(builder: Builder, state: RunState, episode: Transitions) -
     """How well the model foresaw an episode that it has not learned from yet.
 
     Log-likelihood of the mixture over θ, in nats a transition; RMSE of the mean prediction in standard deviations of
-    the targets (Δs, and the reward where it is learned).
+    the targets (Δs, and the reward where it is learned). A learned termination counts in the former alone.
     """
     if state.posterior is None:
         return {"held_out_log_likelihood": None, "held_out_rmse": None}
@@ -322,6 +322,6 @@ def _held_out_metrics(builder: Builder, state: RunState, episode: Transitions) -
     generator = generator_for(builder.config.seed, "report", state.next_episode)
     theta = posterior.sample(HELD_OUT_SAMPLES, generator=generator)
     x, y = dynamics.regression_data(episode)
-    error = dynamics.predict_targets(theta, x)[0].mean(0) - y
+    error = (dynamics.predict_targets(theta, x)[0].mean(0) - y)[:, : dynamics.continuous_dim]
     log_likelihood = mixture_log_likelihood(dynamics.log_likelihood(theta, episode)).mean()
     return {"held_out_log_likelihood": float(log_likelihood), "held_out_rmse": float(error.square().mean().sqrt())}

@@ -183,7 +183,7 @@ POSTERIORS = Table(
 
 DYNAMICS = Table(
     default="network",
-    runtime=frozenset({"transitions", "features", "learns_reward"}),
+    runtime=frozenset({"transitions", "features", "learns_reward", "learns_termination"}),
     trial=_trial_transitions,
     rows={
         "network": Row(

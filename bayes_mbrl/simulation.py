@@ -93,11 +93,12 @@ def simulate(
     if (shortest := min(len(one["f"]) for one in draws)) < max(len(one["f"]) for one in draws):
         draws = [{name: values[:shortest] for name, values in one.items()} for one in draws]
 
-    def group(name: str, names: list[str]) -> Calibration:
+    def group(name: str, names: list[str], kept: Tensor | None = None) -> Calibration:
+        kept = torch.ones(len(names), dtype=torch.bool) if kept is None else kept
         return calibrate(
-            np.stack([one[name][0].numpy() for one in truths]),
-            np.stack([one[name].numpy() for one in draws]),
-            names=names,
+            np.stack([one[name][0, kept].numpy() for one in truths]),
+            np.stack([one[name][:, kept].numpy() for one in draws]),
+            names=[name for name, is_kept in zip(names, kept.tolist(), strict=True) if is_kept],
             num_failed=len(failures),
             generator=generator,
         )
@@ -108,9 +109,10 @@ def simulate(
         for o in range(model.output_dim)
     ]
     sigma = torch.cat([one["sigma"] for one in (*truths, *draws)])
+    varies = (sigma != sigma[0]).any(0)  # that of a binary output does not
     return SimulationResult(
         functions=group("f", [f"f{where}" for where in at]),
-        noise=group("sigma", [f"σ{where}" for where in at]) if bool((sigma != sigma[0]).any()) else None,
+        noise=group("sigma", [f"σ{where}" for where in at], varies) if bool(varies.any()) else None,
         densities=group("densities", ["log likelihood", "log prior"]),
         failures=tuple(failures),
         seconds=time.monotonic() - started,

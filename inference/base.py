@@ -75,6 +75,10 @@ class Model(ABC):
         """What about finite data does not suit this prior: a sentence each, with the cure."""
         return []
 
+    def faults(self, y: Tensor) -> list[str]:
+        """Why this model gives finite targets [N, O] no density: a sentence each."""
+        return []
+
     @abstractmethod
     def initial(self, n: int, *, generator: torch.Generator) -> Theta:
         """n parameter values from which an optimiser or a chain can start: {name: [n, ...]}."""
@@ -265,6 +269,7 @@ def check_regression_data(model: Model, x: Tensor, y: Tensor) -> None:
                 f"{name} has NaN or inf in {int(bad.sum())} rows, first in row {int(bad.int().argmax())}",
             )
         )
+    require(*((False, fault) for fault in model.faults(y)))
     for doubt in model.doubts(x, y):
         warnings.warn(doubt, stacklevel=_stack_level_of_caller())
 

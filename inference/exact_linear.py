@@ -86,7 +86,8 @@ def fit(
     prior's S₀^(-1/2), in float64: S⁻¹ itself, whose condition number is the square, is never formed, so N < D, equal
     rows and badly scaled inputs are safe. Nothing is random: `generator` and `warm_start` are not used.
 
-    Raises ValueError unless the model is a `BayesianNetwork` with hidden=() and noise="fixed", and for bad data.
+    Raises ValueError unless the model is a `BayesianNetwork` with hidden=() and noise="fixed", without a binary output,
+    of which no posterior is known exactly, and for bad data.
     """
     if not (
         isinstance(model, BayesianNetwork)
@@ -97,7 +98,7 @@ def fit(
     ):
         raise ValueError(
             'the exact posterior needs a linear model with known normal noise and prior: hidden=(), noise="fixed", '
-            'likelihood="normal", prior_scale_log_std=0'
+            'likelihood="normal", prior_scale_log_std=0, num_binary=0 (a learned termination is a binary output)'
         )
     check_regression_data(model, x, y)
     model.check_widths(x, y)

@@ -102,7 +102,7 @@ def fit(
     batch_size: Annotated[int, Gt(0)] = 256,
     learning_rate: Annotated[float, Gt(0)] = 1e-2,
 ) -> tuple[LaplacePosterior, LaplaceInfo]:
-    """N(θ_MAP, Λ⁻¹), Λ = Σ_i a J_meanᵀ J_mean / std² + b J_stdᵀ J_std / std² + prior precision.
+    """N(θ_MAP, Λ⁻¹), Λ = Σ_i J_meanᵀ a J_mean + J_stdᵀ b J_std + prior precision.
 
     x [N, D], y [N, O]. J are the derivatives of datum i's mean and std by θ at the maximum, (a, b) the likelihood's
     information about them, so a learned std is as uncertain as the data leave it. Exact where the mean is linear in θ
@@ -172,14 +172,14 @@ def _random_parameters(model: Model, subset: Subset, max_parameters: int) -> lis
 
 def _precision(model: Regression, random: Theta, fixed: Theta, x: Tensor, y: Tensor) -> tuple[Tensor, float]:
     """(Λ [P, P] in float64, log p(y | x, θ) + log p(random)) at θ = (random, fixed)."""
-    about_mean, about_std = model.likelihood.fisher_information
     order = ParameterVector.of(model, random)
     vector = order.join(random)
 
     def outputs(vector: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
-        """(mean and std [2 O], std [O]) of one datum."""
+        """Mean and std [2 O] of one datum, twice: to be derived, and as they are."""
         mean, std = model.predict({**order.split(vector), **fixed}, row[None])
-        return torch.cat([mean[0], std[0]]), std[0]
+        both = torch.cat([mean[0], std[0]])
+        return both, both
 
     jacobians = torch.func.vmap(torch.func.jacrev(outputs, has_aux=True), (None, 0))
     prior = normal_prior(model)
@@ -189,8 +189,9 @@ def _precision(model: Regression, random: Theta, fixed: Theta, x: Tensor, y: Ten
     theta = {**random, **fixed}
     chunk = max(1, _CHUNK // (2 * model.output_dim * len(vector)))
     for rows, targets in zip(torch.split(x, chunk), torch.split(y, chunk), strict=True):
-        jacobian, std = jacobians(vector, rows)  # [n, 2 O, P], [n, O]
-        information = torch.cat([about_mean / std.double() ** 2, about_std / std.double() ** 2], -1)
+        jacobian, both = jacobians(vector, rows)  # [n, 2 O, P], [n, 2 O]
+        mean, std = both.double().chunk(2, -1)
+        information = torch.cat(model.likelihood.fisher_information(mean, std), -1)
         root = (jacobian * information.sqrt().unsqueeze(-1)).flatten(0, 1)
         precision.addmm_(root.T, root)
         log_joint = log_joint + model.log_likelihood(theta, rows, targets).double().sum()

@@ -13,7 +13,7 @@ from torch.distributions import Distribution, Normal
 
 from bayes_mbrl.inference.base import Theta, require
 from bayes_mbrl.inference.layers import Parameter, affine
-from bayes_mbrl.inference.likelihoods import LikelihoodName, likelihood_by_name
+from bayes_mbrl.inference.likelihoods import Likelihood, LikelihoodName, WithBinary, likelihood_by_name
 from bayes_mbrl.inference.regression import Regression
 from bayes_mbrl.inference.scratch import NO_SCRATCH, Scratch
 
@@ -26,6 +26,9 @@ _ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Ten
     "tanh": (torch.tanh, torch.tanh_),
     "relu": (torch.relu, torch.relu_),
 }
+
+BINARY_STD = 0.2
+"""Standard deviation of the latent number of which a binary output is the sign: the prior expects clear boundaries."""
 
 _LARGE, _SMALL = 30.0, 0.01
 """Root mean square above which a column is doubted, and standard deviation below which one that varies is."""
@@ -44,6 +47,9 @@ class BayesianNetwork(Regression):
     number an output; "fixed", `noise_std` (then maximum likelihood is least squares). A learned std is bounded
     softly, to (min_std, min_std + max_std) in units of y, as in PETS (Chua et al. 2018, appendix A.1). likelihood
     says how y scatters: "normal", or "student-t" with `degrees_of_freedom`, whose std is a standard deviation too.
+
+    The last `num_binary` outputs are binary, 0 or 1: the network predicts a latent number for each and
+    P(y = 1) = Φ(latent / `BINARY_STD`), whatever `noise` and `likelihood` say of the others (see `WithBinary`).
     """
 
     def __init__(
@@ -61,11 +67,13 @@ class BayesianNetwork(Regression):
         prior_scale_log_std: float = 0.0,
         likelihood: LikelihoodName = "normal",
         degrees_of_freedom: float = 4.0,
+        num_binary: int = 0,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
         require(
             (input_dim >= 1 and output_dim >= 1, f"need input_dim, output_dim >= 1, got {input_dim}, {output_dim}"),
+            (0 <= num_binary <= output_dim, f"need 0 <= num_binary <= output_dim, got {num_binary} and {output_dim}"),
             (all(width >= 1 for width in hidden), f"need every hidden width >= 1, got {list(hidden)}"),
             (activation in _ACTIVATIONS, f"activation is one of {', '.join(_ACTIVATIONS)}, got {activation!r}"),
             (noise in ("heteroscedastic", "homoscedastic", "fixed"), f"unknown noise {noise!r}"),
@@ -77,7 +85,11 @@ class BayesianNetwork(Regression):
         self.input_dim = input_dim
         self.output_dim = output_dim
         self.activation = activation
-        self.likelihood = likelihood_by_name(likelihood, degrees_of_freedom)
+        self.num_binary = num_binary
+        num_continuous = output_dim - num_binary
+        self.likelihood: Likelihood = likelihood_by_name(likelihood, degrees_of_freedom)
+        if num_binary:
+            self.likelihood = WithBinary(self.likelihood, num_continuous)
         self.prior_scale_log_std = prior_scale_log_std
         self.noise = noise
         self.noise_std = noise_std
@@ -88,7 +100,8 @@ class BayesianNetwork(Regression):
         self._activate, self.activate_in_place = _ACTIVATIONS[activation]
         self.min_std = min_std
         self.max_std = max_std
-        last = 2 * output_dim if noise == "heteroscedastic" else output_dim
+        self._binary_std = torch.full((num_binary,), BINARY_STD, dtype=dtype, device=device)
+        last = output_dim + num_continuous if noise == "heteroscedastic" else output_dim
         self.layer_sizes = [input_dim, *hidden, last]
 
     @property
@@ -121,7 +134,7 @@ class BayesianNetwork(Regression):
             if self.prior_scale_log_std:
                 priors[f"log_scale_{layer}"] = self._normal(self.prior_scale_log_std)
         if self.noise == "homoscedastic":
-            priors["log_noise_std"] = self._normal(self.prior_scale, self.output_dim)
+            priors["log_noise_std"] = self._normal(self.prior_scale, self.output_dim - self.num_binary)
         return priors
 
     def doubts(self, x: Tensor, y: Tensor) -> list[str]:
@@ -129,8 +142,8 @@ class BayesianNetwork(Regression):
         return [
             f"column {column} of {name} has mean {float(mean):.3g} and standard deviation {float(std):.3g}, the prior "
             "expects about 0 and 1: standardise the data, as bayes_mbrl.dynamics.standardise.Standardiser does"
-            for name, values in (("x", x), ("y", y))
-            for column, (mean, std) in enumerate(zip(values.mean(0), values.std(0, correction=0), strict=True))
+            for name, values in (("x", x), ("y", y[:, : self.output_dim - self.num_binary]))
+            for column, (mean, std) in enumerate((v.mean(), v.std(correction=0)) for v in values.unbind(1))
             if math.hypot(mean, std) > _LARGE or 1e-6 * abs(mean) < std < _SMALL
         ]
 
@@ -159,10 +172,20 @@ class BayesianNetwork(Regression):
                 x = self.activate_in_place(x) if scratch.reuses else self._activate(x)
         if self.noise == "heteroscedastic":
             mean, raw = x[..., : self.output_dim], x[..., self.output_dim :]
-            return mean, self._bounded_std(raw, scratch)
+            return mean, self._with_binary(self._bounded_std(raw, scratch), scratch)
         if self.noise == "homoscedastic":
-            return x, self._bounded_std(_value(theta["log_noise_std"]).unsqueeze(-2), scratch).expand_as(x)
-        return x, self._fixed_std.expand_as(x)
+            std = self._bounded_std(_value(theta["log_noise_std"]).unsqueeze(-2), scratch)
+            return x, self._with_binary(std, scratch).expand_as(x)
+        continuous = self._fixed_std.expand(self.output_dim - self.num_binary)
+        return x, self._with_binary(continuous, scratch).expand_as(x)
+
+    def _with_binary(self, std: Tensor, scratch: Scratch) -> Tensor:
+        """std [..., O'] of the continuous outputs → [..., O]."""
+        if not self.num_binary:
+            return std
+        leading = std.shape[:-1]
+        out = scratch.take("std_with_binary", (*leading, self.output_dim), std)
+        return torch.cat([std, self._binary_std.expand(*leading, -1)], -1, out=out)
 
     def _normal(self, std: float, *shape: int) -> Normal:
         zeros = torch.zeros(shape, dtype=self.dtype, device=self.device)

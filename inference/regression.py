@@ -16,17 +16,25 @@ from bayes_mbrl.inference.scratch import NO_SCRATCH, Scratch
 
 
 class Regression(Model):
-    """y = mean(x, θ) + std(x, θ) · ε, independent over outputs, ε distributed as `likelihood` says."""
+    """y = mean(x, θ) + std(x, θ) · ε, independent over outputs, ε distributed as `likelihood` says.
+
+    Of a binary output, y is 1 where that is above 0, else 0.
+    """
 
     input_dim: int
     output_dim: int
     likelihood: Likelihood
+    num_binary: int = 0
+    """How many of the outputs, the last ones, are binary."""
 
     @abstractmethod
     def predict(
         self, theta: Mapping[str, Parameter], x: Tensor, *, scratch: Scratch = NO_SCRATCH
     ) -> tuple[Tensor, Tensor]:
-        """(mean, std) of y: x [N, D] → two tensors [N, O]; with θ_1..θ_K, x [N, D] or [K, N, D] → two [K, N, O]."""
+        """(mean, std) of y: x [N, D] → two tensors [N, O]; with θ_1..θ_K, x [N, D] or [K, N, D] → two [K, N, O].
+
+        Of a binary output they are those of the latent number of which y is the sign: see `Likelihood.observed`.
+        """
 
     def log_likelihood(self, theta: Mapping[str, Parameter], x: Tensor, y: Tensor) -> Tensor:
         """Σ over outputs of log p(y | mean, std), per datum: [N] or [K, N].
@@ -41,7 +49,18 @@ class Regression(Model):
         """y ~ p(y | x, θ_k): θ {name: [K, ...]}, x [N, D] → [K, N, O]. With draws of the prior: prior-predictive."""
         mean, std = self.predict(theta, x)
         standard_normal = torch.empty_like(mean).normal_(generator=generator)
-        return torch.addcmul(mean, std, self.likelihood.noise(standard_normal))
+        return self.likelihood.observed(torch.addcmul(mean, std, self.likelihood.noise(standard_normal)))
+
+    def faults(self, y: Tensor) -> list[str]:
+        """Binary columns that are not 0 or 1."""
+        columns = range(self.output_dim - self.num_binary, y.shape[1])
+        wrong = {column: y[(y[:, column] != 0) & (y[:, column] != 1), column] for column in columns}
+        return [
+            f"need 0 or 1 in column {column} of y, which is binary, got {float(values[0]):g} and the like in "
+            f"{len(values)} rows"
+            for column, values in wrong.items()
+            if len(values)
+        ]
 
     def check_widths(self, x: Tensor, y: Tensor) -> None:
         """Raise ValueError unless x and y have as many columns as the model (y [N, 1] would broadcast in silence)."""

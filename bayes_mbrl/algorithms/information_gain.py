@@ -102,7 +102,8 @@ def information_gain(
     """What is told about θ by following the plans [C, H, A] from the state [S]: [C] nats >= 0, the bound above.
 
     num_theta is K, num_noise M. All candidates meet the same θ and noise. A learned reward is one more dimension that
-    tells. After a termination nothing is told, nor from a state on that is not finite. The variance over θ is unbiased.
+    tells; a learned termination, of whose latent number only the sign is seen, is left out. After a termination
+    nothing is told, nor from a state on that is not finite. The variance over θ is unbiased.
     Raises ValueError unless num_theta >= 2.
     """
     require((num_theta >= 2, f"need num_theta >= 2 to see θ disagree, got {num_theta}"))
@@ -117,7 +118,8 @@ def information_gain(
         total, alive = state.new_zeros(states.shape[:-1]), state.new_ones(states.shape[:-1], dtype=torch.bool)
         for t, action in enumerate(chunk.unbind(1)):
             mean, std = dynamics.predict(theta, states.expand(num_theta, *states.shape), action, scratch=scratch)
-            gain = _nats(mean, std)
+            known = dynamics.continuous_dim
+            gain = _nats(mean[..., :known], std[..., :known])
             alive = alive & gain.isfinite()
             total = total + torch.where(alive, gain, 0)
             lead = led_by % num_theta, led_by

@@ -35,8 +35,9 @@ class Sampler(Protocol):
 class Dynamics(ABC):
     """s' = mean(s, a, θ) + std(s, a, θ) · ε, independent over the dimensions of s', ε distributed as `likelihood` says.
 
-    A dynamics that learns the reward too has it as one more dimension behind s'; `states` may carry that
-    dimension, which no prediction depends on.
+    A dynamics that learns the reward too has it as one more dimension behind s', and one that learns the termination
+    has that as the last: a latent number, mean + ε, that is above 0 where s' is terminal, so P(terminated) = Φ(mean /
+    std). `states` may carry these dimensions, which no prediction depends on.
     """
 
     model: Regression
@@ -44,13 +45,21 @@ class Dynamics(ABC):
     state_dim: int
     """S."""
     output_dim: int
-    """Dimensions of a prediction: S, or S + 1 with a learned reward."""
+    """Dimensions of a prediction: S, and one more for each of a learned reward and a learned termination."""
+    learns_reward: bool = False
+    learns_termination: bool = False
     likelihood: Likelihood = NORMAL
     """Of ε, which has variance 1."""
     reward: RewardFunction | None = None
-    """Where the dynamics brings one along: used if the environment's is not known."""
+    """Where the dynamics brings one along, or learns it: used if the environment's is not known."""
     termination: TerminationFunction | None = None
-    """Likewise."""
+    """Likewise. None, too, of one that learns it from transitions none of which is terminal: of where episodes end
+    nothing is known then, and a task of negative rewards would be drawn to ends that are only imagined."""
+
+    @property
+    def continuous_dim(self) -> int:
+        """Dimensions of a prediction that have a density, the first ones: all but a learned termination."""
+        return self.output_dim - int(self.learns_termination)
 
     @abstractmethod
     def regression_data(self, transitions: Transitions) -> tuple[Tensor, Tensor]:
@@ -72,7 +81,22 @@ class Dynamics(ABC):
 
     @abstractmethod
     def log_likelihood(self, theta: Mapping[str, Tensor], transitions: Transitions) -> Tensor:
-        """log p(s'_i | s_i, a_i, θ_k) [K, N], a density in the environment's units, in nats a transition."""
+        """log p(s'_i | s_i, a_i, θ_k) [K, N], a density in the environment's units, in nats a transition.
+
+        A learned reward counts as a dimension; a learned termination by its log probability.
+        """
+
+    def termination_probability(
+        self, theta: Mapping[str, Tensor], states: Tensor, actions: Tensor, *, scratch: Scratch = NO_SCRATCH
+    ) -> Tensor:
+        """P(s' is terminal | s, a, θ_k) where that is learned: arguments as in `predict` → [K, ...].
+
+        Its spread over K is epistemic. Raises TypeError where no termination is learned.
+        """
+        if not self.learns_termination:
+            raise TypeError("this dynamics learns no termination: see its attribute `termination`")
+        mean, std = self.predict(theta, states, actions, scratch=scratch)
+        return torch.special.ndtr(mean[..., -1] / std[..., -1])  # type: ignore[no-any-return]
 
     def parameters(self, theta: Mapping[str, Tensor]) -> Theta:
         """What θ says about quantities that have names and units {name: [K, ...]}; none of a network."""

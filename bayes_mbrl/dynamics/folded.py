@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from bayes_mbrl.dynamics.standardise import Standardiser
-from bayes_mbrl.inference.network import BayesianNetwork
+from bayes_mbrl.inference.network import BINARY_STD, BayesianNetwork
 from bayes_mbrl.inference.scratch import Buffers
 
 
@@ -32,7 +32,7 @@ class _Space:
     layers: tuple[tuple[Tensor, Tensor, Tensor | None, Tensor], ...]
     """Of each layer weight, bias, its input in another precision if it needs it, and its output."""
     mean: Tensor
-    """[K, O, M, C], the network's first outputs: s' − s, and the reward if it is learned."""
+    """[K, O, M, C], the network's first outputs: s' − s, and what else is learned."""
     raw: Tensor
     """[K, O or 0, M, C], the others, of a learned std."""
     following: tuple[Tensor, Tensor]
@@ -71,6 +71,10 @@ class FoldedNetwork:
             self._least, std = model.min_std / model.max_std, model.max_std * targets.std
             scale = torch.cat([scale, torch.ones_like(scale)])
             shift = torch.cat([shift, torch.full_like(shift, -math.log(model.max_std))])
+            if model.num_binary:  # no raw number makes their std: one that is always 0 does
+                weight, bias = (torch.nn.functional.pad(part, (0, 0, 0, model.num_binary)) for part in layers[-1])
+                layers[-1] = weight, bias
+                std[-model.num_binary :] = BINARY_STD / (self._least + 1 / (1 + model.max_std))
         else:
             _, std = model.predict(theta, targets.mean.new_zeros(1, model.input_dim))
             std = (std * targets.std)[:, None]

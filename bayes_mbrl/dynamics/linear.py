@@ -18,9 +18,14 @@ class LinearDynamics:
         *,
         features: Features = identity,
         learns_reward: bool = False,
+        learns_termination: bool = False,
         noise_std: float = 0.1,
         prior_scale: float = 1.0,
     ) -> NetworkDynamics:
-        """The untrained dynamics; weights have the prior N(0, prior_scale² / fan_in), as in `BayesianNetwork`."""
+        """The untrained dynamics; weights have the prior N(0, prior_scale² / fan_in), as in `BayesianNetwork`.
+
+        A termination is not learned, `learns_termination` or not, since no posterior of a binary output is exact:
+        without a known one this model ends no episode.
+        """
         settings: dict[str, Any] = {"hidden": (), "noise": "fixed", "noise_std": noise_std, "prior_scale": prior_scale}
         return NetworkDynamics.from_data(transitions, features=features, learns_reward=learns_reward, **settings)

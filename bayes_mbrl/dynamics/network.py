@@ -28,7 +28,9 @@ def identity(state: Tensor) -> Tensor:
 class NetworkDynamics(Dynamics):
     """s' = s + Δ, Δ = mean + std · ε from a `BayesianNetwork` on standardised inputs and targets.
 
-    A learned reward is one more target, standardised too.
+    A learned reward is one more target, standardised too; a learned termination is a binary one, the last. It is
+    fitted whether or not there are terminal transitions, so that a warm start has the same parameters; as long as
+    there is none it is not used: see `Dynamics.termination`.
     """
 
     def __init__(
@@ -39,15 +41,20 @@ class NetworkDynamics(Dynamics):
         input_standardiser: Standardiser,
         target_standardiser: Standardiser,
         learns_reward: bool,
+        has_ends: bool = False,
     ) -> None:
+        """The model's binary output, if it has one, is the termination; has_ends: of some transition it was true."""
         self.model: BayesianNetwork = model
         self.likelihood = model.likelihood
         self.features = features
         self.inputs = input_standardiser
         self.targets = target_standardiser
         self.learns_reward = learns_reward
+        self.learns_termination = model.num_binary > 0
         self.output_dim = len(target_standardiser.mean)
-        self.state_dim = self.output_dim - int(learns_reward)
+        self.state_dim = self.continuous_dim - int(learns_reward)
+        self.reward = self._learned_reward if learns_reward else None
+        self.termination = learned_termination if self.learns_termination and has_ends else None
 
     @classmethod
     def from_data(
@@ -56,6 +63,7 @@ class NetworkDynamics(Dynamics):
         *,
         features: Features = identity,
         learns_reward: bool = False,
+        learns_termination: bool = False,
         hidden: Sequence[int] = (50, 50),
         activation: Activation = "silu",
         noise: Noise = "heteroscedastic",
@@ -72,10 +80,13 @@ class NetworkDynamics(Dynamics):
         The bounds on the noise are in units of the standardised targets; see `BayesianNetwork` for the others.
         """
         inputs = _raw_inputs(transitions.state, transitions.action, features)
-        targets = _raw_targets(transitions, learns_reward)
+        continuous = _raw_targets(transitions, learns_reward)
+        targets = Standardiser.fitted(continuous, constant_std=_negligible(transitions, learns_reward))
+        if learns_termination:  # 0 or 1 as it is
+            targets = Standardiser(_with_one_more(targets.mean, 0.0), _with_one_more(targets.std, 1.0))
         model = BayesianNetwork(
             inputs.shape[-1],
-            targets.shape[-1],
+            len(targets.mean),
             hidden=hidden,
             activation=activation,
             noise=noise,
@@ -86,6 +97,7 @@ class NetworkDynamics(Dynamics):
             prior_scale_log_std=prior_scale_log_std,
             likelihood=likelihood,
             degrees_of_freedom=degrees_of_freedom,
+            num_binary=int(learns_termination),
             dtype=inputs.dtype,
             device=inputs.device,
         )
@@ -93,14 +105,19 @@ class NetworkDynamics(Dynamics):
             model,
             features=features,
             input_standardiser=Standardiser.fitted(inputs),
-            target_standardiser=Standardiser.fitted(targets, constant_std=_negligible(transitions, learns_reward)),
+            target_standardiser=targets,
             learns_reward=learns_reward,
+            has_ends=bool(transitions.terminated.any()),
         )
 
     def regression_data(self, transitions: Transitions) -> tuple[Tensor, Tensor]:
-        """x: standardised (features(s), a) [N, D]; y: standardised Δs, and the reward if it is learned [N, O]."""
+        """x: standardised (features(s), a) [N, D]; y: standardised Δs, reward, and 1 where terminal, as far as they
+        are learned [N, O]."""
         x = self.inputs(_raw_inputs(transitions.state, transitions.action, self.features))
-        return x, self.targets(_raw_targets(transitions, self.learns_reward))
+        y = _raw_targets(transitions, self.learns_reward)
+        if self.learns_termination:
+            y = torch.cat([y, transitions.terminated.to(y).unsqueeze(-1)], -1)
+        return x, self.targets(y)
 
     def predict(
         self, theta: Mapping[str, Tensor], states: Tensor, actions: Tensor, *, scratch: Scratch = NO_SCRATCH
@@ -142,9 +159,17 @@ class NetworkDynamics(Dynamics):
         """See `Dynamics.check_bf16`; with one hidden layer or none it changes nothing."""
 
     def log_likelihood(self, theta: Mapping[str, Tensor], transitions: Transitions) -> Tensor:
-        """See `Dynamics.log_likelihood`; a learned reward counts as a dimension."""
+        """See `Dynamics.log_likelihood`."""
         x, y = self.regression_data(transitions)
         return self.model.log_likelihood(theta, x, y) - torch.log(self.targets.std).sum()
+
+    def _learned_reward(self, state: Tensor, action: Tensor, next_state: Tensor) -> Tensor:
+        return next_state[..., self.state_dim]
+
+
+def learned_termination(state: Tensor, action: Tensor, next_state: Tensor) -> Tensor:
+    """Whether the latent number of a learned termination, the last dimension of a drawn s', is above 0 [...]."""
+    return next_state[..., -1] > 0
 
 
 def _raw_inputs(states: Tensor, actions: Tensor, features: Features, *, scratch: Scratch = NO_SCRATCH) -> Tensor:
@@ -161,3 +186,7 @@ def _negligible(transitions: Transitions, learns_reward: bool) -> Tensor:
 def _raw_targets(transitions: Transitions, learns_reward: bool) -> Tensor:
     change = transitions.next_state - transitions.state
     return torch.cat([change, transitions.reward.unsqueeze(-1)], -1) if learns_reward else change
+
+
+def _with_one_more(values: Tensor, value: float) -> Tensor:
+    return torch.cat([values, values.new_full((1,), value)])

@@ -58,8 +58,8 @@ class PhysicsDynamics(Dynamics):
     """s' = step(parameters, s, a) + std · ε, std learned, one number a dimension.
 
     The regression is from the raw (s, a) to Δs, divided by the std of Δs in the data: the priors stay in physical
-    units, and the noise and every error are in the units that a network's are. A reward cannot be learned: physics
-    says nothing about it.
+    units, and the noise and every error are in the units that a network's are. Reward and termination cannot be
+    learned: physics says nothing about them.
     """
 
     def __init__(
@@ -105,6 +105,7 @@ class PhysicsDynamics(Dynamics):
         *,
         features: Callable[[Tensor], Tensor] | None = None,
         learns_reward: bool = False,
+        learns_termination: bool = False,
         system: str | None = None,
         noise_std: float = 0.05,
         noise_log_std: float = 1.0,
@@ -114,8 +115,9 @@ class PhysicsDynamics(Dynamics):
     ) -> Self:
         """The dynamics of a system by its name in `SYSTEMS` or as "module:attribute"; see `fitted_to`.
 
-        `features`, what a network wants to see, are not used. Raises ValueError when there is no such system, or when
-        a reward would have to be learned.
+        `features`, what a network wants to see, are not used. A termination would have to be the system's: without
+        one no episode ends, `learns_termination` or not. Raises ValueError when there is no such system, or when a
+        reward would have to be learned.
         """
         known = load_system(system)
         if learns_reward and known.reward is None:

@@ -2,7 +2,8 @@
 
 Malik et al., Calibrated Model-Based Deep Reinforcement Learning (2019), algorithm 1; the map itself, and where it
 differs from theirs, in analysis/recalibration.py. All that asks a dynamics for predictions, densities or noise
-(rollouts, held-out scores, analysis) gets recalibrated ones; `model` stays the one that an inference fits.
+(rollouts, held-out scores, analysis) gets recalibrated ones; `model` stays the one that an inference fits. A learned
+termination, which has no density, is left as it is.
 Axes: K parameter samples, N data, S dimensions of a prediction; see base.py.
 """
 
@@ -22,7 +23,7 @@ from bayes_mbrl.data import Transitions, evenly_spaced, split_by_block
 from bayes_mbrl.dynamics.base import Dynamics, Sampler
 from bayes_mbrl.dynamics.known import KnownDynamics
 from bayes_mbrl.inference.base import Posterior, Theta
-from bayes_mbrl.inference.likelihoods import Likelihood, NormalLikelihood, StudentTLikelihood
+from bayes_mbrl.inference.likelihoods import Likelihood, NormalLikelihood, StudentTLikelihood, WithBinary
 from bayes_mbrl.inference.scratch import NO_SCRATCH, Scratch
 
 NUM_THETA = 30
@@ -85,11 +86,11 @@ class QuantileRecalibration(Recalibration):
         chosen = held_out[rows]
         theta = posterior.sample(NUM_THETA, generator=generator)
         with torch.no_grad():
-            mean, std = dynamics.predict(theta, *_inputs(theta, chosen))
+            mean, std = _continuous(dynamics, *dynamics.predict(theta, *_inputs(theta, chosen)))
         sound = (mean.isfinite() & std.isfinite() & (std > 0)).all(-1).all(0)
         noise, count = _symmetric_noise(dynamics), int(sound.sum())
         if count < MIN_ROWS:
-            return RecalibratedDynamics(dynamics, unchanged(noise, dynamics.output_dim, num_held_out=count))
+            return RecalibratedDynamics(dynamics, unchanged(noise, dynamics.continuous_dim, num_held_out=count))
         mixture = Mixture(mean[:, sound].cpu().numpy(), std[:, sound].cpu().numpy(), noise)
         y = outcomes(dynamics, chosen)[sound].cpu().numpy()
         return RecalibratedDynamics(dynamics, fit_recalibration(mixture, y, num_knots=self.num_knots))
@@ -119,8 +120,7 @@ class RecalibratedLikelihood(Likelihood):
         shift, scale = self._moments(standard_normal)
         return (self.mapped_noise.mapping(self.base.noise(standard_normal)) - shift) / scale
 
-    @property
-    def fisher_information(self) -> tuple[float, float]:
+    def fisher_information(self, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
         """Raises TypeError: the density jumps at the knots, and no inference is fitted to it."""
         raise TypeError("a recalibrated likelihood has no Fisher information: fit the model of the dynamics below it")
 
@@ -138,10 +138,19 @@ class RecalibratedDynamics(Dynamics):
         if not isinstance(base, KnownDynamics):  # it has none
             self.model = base.model
         self.state_dim, self.output_dim = base.state_dim, base.output_dim
+        self.learns_reward, self.learns_termination = base.learns_reward, base.learns_termination
         self.reward, self.termination = base.reward, base.termination
         noise = MappedNoise(_symmetric_noise(base), fitted.mapping)
-        self.likelihood: RecalibratedLikelihood = RecalibratedLikelihood(base.likelihood, noise)
+        below = base.likelihood
+        if isinstance(below, WithBinary):
+            mapped = RecalibratedLikelihood(below.base, noise)
+            self.likelihood = WithBinary(mapped, below.num_continuous)
+        else:
+            self.likelihood = RecalibratedLikelihood(below, noise)
         self._shift, self._scale = torch.from_numpy(noise.mean), torch.from_numpy(noise.std)
+        if self.learns_termination:
+            self._shift = torch.cat([self._shift, self._shift.new_zeros(1)])
+            self._scale = torch.cat([self._scale, self._scale.new_ones(1)])
 
     def regression_data(self, transitions: Transitions) -> tuple[Tensor, Tensor]:
         """See `Dynamics.regression_data`."""
@@ -168,7 +177,10 @@ class RecalibratedDynamics(Dynamics):
     def log_likelihood(self, theta: Mapping[str, Tensor], transitions: Transitions) -> Tensor:
         """See `Dynamics.log_likelihood`."""
         mean, std = self.predict(theta, *_inputs(theta, transitions))
-        return self.likelihood.log_density(outcomes(self, transitions), mean, std).sum(-1)
+        y = outcomes(self, transitions)
+        if self.learns_termination:
+            y = torch.cat([y, transitions.terminated.to(y).unsqueeze(-1)], -1)
+        return self.likelihood.log_density(y, mean, std).sum(-1)
 
     def parameters(self, theta: Mapping[str, Tensor]) -> Theta:
         """See `Dynamics.parameters`."""
@@ -187,7 +199,12 @@ class RecalibratedDynamics(Dynamics):
 
 
 def noise_of(likelihood: Likelihood) -> Noise:
-    """The noise of a likelihood as the analysis knows it. Raises TypeError for one of your own."""
+    """The noise of a likelihood, of its continuous dimensions, as the analysis knows it.
+
+    Raises TypeError for a likelihood of your own.
+    """
+    if isinstance(likelihood, WithBinary):
+        return noise_of(likelihood.base)
     if isinstance(likelihood, RecalibratedLikelihood):
         return likelihood.mapped_noise
     if isinstance(likelihood, StudentTLikelihood):
@@ -198,15 +215,18 @@ def noise_of(likelihood: Likelihood) -> Noise:
 
 
 def predictive_mixture(dynamics: Dynamics, theta: Theta, transitions: Transitions) -> Mixture:
-    """One-step predictions [K, N, O] of these transitions, in the environment's units; for `outcomes` of them."""
+    """One-step predictions [K, N, O] of these transitions, in the environment's units; for `outcomes` of them.
+
+    Without a learned termination, which is none of a mixture's continuous dimensions.
+    """
     with torch.no_grad():
-        mean, std = dynamics.predict(theta, *_inputs(theta, transitions))
+        mean, std = _continuous(dynamics, *dynamics.predict(theta, *_inputs(theta, transitions)))
     return Mixture(mean.cpu().numpy(), std.cpu().numpy(), noise_of(dynamics.likelihood))
 
 
 def outcomes(dynamics: Dynamics, transitions: Transitions) -> Tensor:
-    """What a prediction is of [N, O]: s′, and the reward where the dynamics learns it."""
-    if dynamics.output_dim == dynamics.state_dim:
+    """What a prediction's continuous dimensions are of [N, O]: s′, and the reward where the dynamics learns it."""
+    if not dynamics.learns_reward:
         return transitions.next_state
     return torch.cat([transitions.next_state, transitions.reward.unsqueeze(-1)], -1)
 
@@ -216,6 +236,10 @@ def _symmetric_noise(dynamics: Dynamics) -> SymmetricNoise:
     if not isinstance(noise, SymmetricNoise):
         raise ValueError("this dynamics is recalibrated already: give the one below it")
     return noise
+
+
+def _continuous(dynamics: Dynamics, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
+    return mean[..., : dynamics.continuous_dim], std[..., : dynamics.continuous_dim]
 
 
 def _inputs(theta: Mapping[str, Tensor], transitions: Transitions) -> tuple[Tensor, Tensor]:

@@ -30,6 +30,7 @@ from bayes_mbrl.inference.base import Theta
 from bayes_mbrl.loaded_run import LoadedRun, without_unit
 from bayes_mbrl.sections.calibration_by_horizon import LEVELS, many_steps
 from bayes_mbrl.sections.calibration_rows import NUM_THETA, Rows, random_episodes, rows_of, scale_of
+from bayes_mbrl.sections.terminations import ends_foreseen
 
 TITLE = "Calibration"
 MAX_SCORED, NUM_DRAWS = 250, 150
@@ -75,6 +76,8 @@ def section(run: LoadedRun) -> Section:
     tables = [_dimension_table(groups, names, run), _score_table(groups, theta, run.final.dynamics, scale, run)]
     words, charts = many_steps(run, run.final, groups, scale, missing)
     text, figures = text + words, figures + charts
+    words, charts, more = ends_foreseen(groups, theta, run.final.dynamics, run.transitions[: run.final.num_fitted])
+    text, figures, tables = text + words, figures + charts, tables + more
     if isinstance(run.final.dynamics, RecalibratedDynamics):
         words, charts = _before_and_after(run.final.dynamics, groups, theta)
         text, figures = text + words, figures + charts

@@ -13,9 +13,10 @@ from bayes_mbrl.algorithms.hallucinated import HallucinatedDynamics, Hallucinati
 from bayes_mbrl.algorithms.information_gain import InformationSeekingAgent
 from bayes_mbrl.algorithms.mpc import Exploration, MPCAgent
 from bayes_mbrl.algorithms.thompson import ThompsonAgent
-from bayes_mbrl.build import Builder, learned_reward
+from bayes_mbrl.build import Builder
 from bayes_mbrl.config import resolve
 from bayes_mbrl.data import Transitions
+from bayes_mbrl.dynamics.network import learned_termination
 from bayes_mbrl.environments import rewards
 from bayes_mbrl.environments.adapter import Environment
 from bayes_mbrl.environments.specs import EnvironmentSpec
@@ -91,11 +92,50 @@ def test_a_reward_is_learned_where_none_is_known(transitions: Transitions) -> No
     assert known.dynamics(transitions).output_dim == 3
     two = dataclasses.replace(transitions, state=transitions.state[:, :2], next_state=transitions.next_state[:, :2])
     dynamics = unknown.dynamics(two)
-    assert (dynamics.output_dim, dynamics.state_dim) == (3, 2)
+    assert (dynamics.output_dim, dynamics.state_dim) == (4, 2)  # and the termination
     posterior, _ = unknown.fit(two, None, generator=torch.Generator().manual_seed(0))
-    assert unknown.agent(two, posterior).reward is learned_reward
-    next_state = torch.tensor([[1.0, 2.0, -7.0], [3.0, 4.0, 5.0]])
-    assert learned_reward(next_state[:, :2], next_state[:, :1], next_state).tolist() == [-7.0, 5.0]
+    agent = unknown.agent(two, posterior)
+    next_state = torch.tensor([[1.0, 2.0, -7.0, 0.5], [3.0, 4.0, 5.0, -0.1]])
+    assert agent.reward(next_state[:, :2], next_state[:, :1], next_state).tolist() == [-7.0, 5.0]
+    assert agent.termination is None, "no episode has ended"
+    ended = dataclasses.replace(two, terminated=torch.arange(20) == 3)
+    warm, _ = unknown.fit(ended, posterior, generator=torch.Generator().manual_seed(0))
+    termination = unknown.agent(ended, warm).termination
+    assert termination is not None
+    assert termination(next_state[:, :2], next_state[:, :1], next_state).tolist() == [True, False]
+
+
+def test_failures_may_be_learned_terminations(transitions: Transitions) -> None:
+    """Known from the first plan on how they look, though none may have been met."""
+    builder = _builder(DRIFT, "objective=failure-limit", "objective.failure=termination", "objective.failure_return=-1")
+    two = dataclasses.replace(transitions, state=transitions.state[:, :2], next_state=transitions.next_state[:, :2])
+    posterior, _ = builder.fit(two, None, generator=torch.Generator().manual_seed(0))
+    agent = builder.agent(two, posterior)
+    assert agent.failure is learned_termination
+    assert agent.termination is None
+
+
+def test_known_functions_do_not_see_what_else_is_learned(transitions: Transitions) -> None:
+    @dataclasses.dataclass
+    class HalfKnown:
+        spec: EnvironmentSpec
+        state_dim: int = 3
+        action_dim: int = 2
+        choices: tuple[int, ...] = ()
+        max_episode_steps: int | None = None
+        low: torch.Tensor = dataclasses.field(default_factory=lambda: -torch.ones(2))
+        high: torch.Tensor = dataclasses.field(default_factory=lambda: torch.ones(2))
+
+    def reward(state: torch.Tensor, action: torch.Tensor, next_state: torch.Tensor) -> torch.Tensor:
+        return next_state.sum(-1) + 10 * state.sum(-1)
+
+    half_known: Any = HalfKnown(EnvironmentSpec(id="HalfKnown-v0", summary="", reward=reward))
+    builder = Builder(configure("LinearGaussian-v0"), half_known)
+    posterior, _ = builder.fit(transitions, None, generator=torch.Generator().manual_seed(0))
+    agent = builder.agent(transitions, posterior)
+    assert agent.dynamics.output_dim == 4
+    next_state = torch.tensor([[1.0, 2.0, 3.0, 100.0]])
+    assert agent.reward(next_state, next_state[:, :2], next_state).tolist() == [66.0]
 
 
 def test_the_features_of_the_environment_are_used(transitions: Transitions) -> None:

@@ -577,7 +577,7 @@ def test_the_learned_reward_is_what_plans_are_scored_by(tmp_path: pathlib.Path) 
     with Environment(DRIFT) as environment:
         builder = experiment.Builder(configure(DRIFT, "dynamics.hidden=[16]"), environment)
         agent = builder.agent(*experiment.fitted(state))
-        assert agent.dynamics.output_dim == 3
+        assert agent.dynamics.output_dim == 4
         near, far = torch.zeros(1, 2, 1), torch.zeros(1, 2, 1)
         scores = [
             float(agent.score(plan, torch.tensor(observation), torch.Generator().manual_seed(0)))

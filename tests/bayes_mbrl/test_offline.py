@@ -158,7 +158,7 @@ def test_without_an_environment(tmp_path: pathlib.Path) -> None:
     assert config.env == "recorded (2 numbers, actions [-1, 2])"
     with open_run(folder) as run:
         assert run.final is not None
-        assert run.final.dynamics.output_dim == 3
+        assert run.final.dynamics.output_dim == 4
     assert "failed" not in _do("report", str(folder), "--format", "md")
     page = (folder / "report.md").read_text()
     assert "All data were recorded elsewhere, so there are no two policies to compare" in page

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from bayes_mbrl.analysis.uncertainty import split_return_variance
-from bayes_mbrl.build import learned_reward
 from bayes_mbrl.data import Transitions
 from bayes_mbrl.dynamics.known import KnownDynamics, Nothing
 from bayes_mbrl.environments import linear_gaussian
@@ -170,7 +169,7 @@ def test_last_step_has_the_returns_of_the_rollout(
     candidates = torch.randn(4, 5, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(41))
     settings: dict[str, Any] = {
         "posterior": posterior, "dynamics": dynamics, "termination": termination,
-        "reward": learned_reward if learns_reward else sharp_reward, "num_theta": 3, "num_noise": 4,
+        "reward": dynamics.reward or sharp_reward, "num_theta": 3, "num_noise": 4,
     }  # fmt: skip
     seed = torch.Generator().manual_seed
     expected = returns_of_rollout(candidates, transitions.state[0], **settings, generator=seed(7))

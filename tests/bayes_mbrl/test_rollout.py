@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from bayes_mbrl.build import learned_reward
 from bayes_mbrl.data import Transitions
 from bayes_mbrl.dynamics.known import KnownDynamics, Nothing
 from bayes_mbrl.inference.draws import DrawsPosterior
@@ -46,7 +45,7 @@ def evaluate(network_problem: Any, transitions: Transitions) -> Callable[..., Te
         settings: dict[str, Any] = {
             "posterior": posterior,
             "dynamics": dynamics,
-            "reward": learned_reward if learns_reward else sharp_reward,
+            "reward": dynamics.reward or sharp_reward,
             "objective": expected_return(),
             "num_theta": K,
             "num_noise": M,

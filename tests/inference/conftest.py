@@ -45,6 +45,8 @@ def network_problem() -> Problem:
         x = torch.randn(23, 3, generator=generator, dtype=torch.float64)
         noise = torch.randn(23, 2, generator=generator, dtype=torch.float64)
         y = torch.stack([torch.sin(2 * x[:, 0]) + x[:, 1], 0.3 * x[:, 2] ** 2], 1) + 0.1 * noise
+        binary = y[:, 2 - model.num_binary :]
+        binary.copy_(binary > 0.5)
         return model, x.to(dtype), y.to(dtype)
 
     return problem

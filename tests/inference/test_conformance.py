@@ -251,6 +251,22 @@ def test_a_diverging_fit_keeps_the_last_finite_state(
     assert model.log_likelihood(kept, x, y).shape == (7, len(x))
 
 
+def test_a_binary_output(case: Case, network_problem: Problem) -> None:
+    """Beside a continuous one; also of data in which it never varies, as where no episode has ended yet."""
+    model, x, y = network_problem(num_binary=1, **case.model)
+    if case.module is exact_linear:
+        with pytest.raises(ValueError, match=r"num_binary=0 \(a learned termination is a binary output\)"):
+            case.fit(model, x, y, seed=3)
+        return
+    assert 0 < float(y[:, 1].mean()) < 1
+    for targets in (y, torch.stack([y[:, 0], torch.zeros(23).double()], 1)):
+        posterior, _ = case.fit(model, x, targets, seed=3)
+        theta = draw(posterior)
+        assert {name: value.shape[1:] for name, value in theta.items()} == parameter_shapes(model)
+        assert model.log_likelihood(theta, x, targets).isfinite().all()
+        assert same(theta, draw(case.fit(model, x, targets, seed=3)[0]))
+
+
 @pytest.mark.parametrize("num_data", [1, 2])
 def test_few_and_constant_data(case: Case, problem: tuple[BayesianNetwork, Tensor, Tensor], num_data: int) -> None:
     """One datum, two equal ones, a constant target: fewer data than inputs and nothing to standardise by."""

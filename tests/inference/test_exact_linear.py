@@ -123,6 +123,7 @@ def test_single_precision_loses_nothing_on_the_way(linear_problem: Problem, gene
         {"hidden": (4,), "noise": "fixed"},
         {"hidden": (), "noise": "fixed", "likelihood": "student-t"},
         {"hidden": (), "noise": "fixed", "prior_scale_log_std": 0.5},
+        {"hidden": (), "noise": "fixed", "num_binary": 1},
     ],
 )
 def test_other_models_are_refused(

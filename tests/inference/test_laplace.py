@@ -118,13 +118,15 @@ def test_learned_noise_against_the_analytic_hessian(linear_problem: Problem, gen
     assert float(hessian[5, 5] / precision[5, 5]) == pytest.approx(1, abs=0.1)  # the observed information differs
 
 
-@pytest.mark.parametrize("likelihood", ["normal", "student-t"])
+@pytest.mark.parametrize(("likelihood", "num_binary"), [("normal", 0), ("student-t", 0), ("normal", 1)])
 @pytest.mark.parametrize("noise", ["heteroscedastic", "homoscedastic"])
 def test_the_precision_is_the_expected_hessian(
-    network_problem: Problem, generator: torch.Generator, noise: str, likelihood: str
+    network_problem: Problem, generator: torch.Generator, noise: str, likelihood: str, num_binary: int
 ) -> None:
     """E over y ~ p(y | x, θ) of the Hessian of −log joint is Fisher + prior: by autograd at simulated y."""
-    model, x, _ = network_problem(hidden=(2,), noise=noise, likelihood=likelihood, degrees_of_freedom=5.0)
+    model, x, _ = network_problem(
+        hidden=(2,), noise=noise, likelihood=likelihood, degrees_of_freedom=5.0, num_binary=num_binary
+    )
     x = x[:3]
     theta = {name: 0.5 * value[0] for name, value in _prior_draw(model, generator).items()}
     vector = torch.cat([value.flatten() for value in theta.values()])

@@ -1,14 +1,16 @@
 import math
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
+from scipy import optimize, stats
 from torch import Tensor
 from torch.distributions import Independent, Normal
 
-from bayes_mbrl.inference import laplace, svi
+from bayes_mbrl.inference import laplace, point, svi
 from bayes_mbrl.inference.base import log_prior, parameter_shapes
-from bayes_mbrl.inference.network import BayesianNetwork
+from bayes_mbrl.inference.network import BINARY_STD, BayesianNetwork
 from bayes_mbrl.inference.scratch import Buffers
 
 Problem = Callable[..., tuple[BayesianNetwork, Tensor, Tensor]]
@@ -115,6 +117,77 @@ def test_prior_and_initial_values(noise: str, generator: torch.Generator) -> Non
     torch.testing.assert_close(log_prior(model.prior(), start), by_hand)
 
 
+@pytest.mark.parametrize("likelihood", ["normal", "student-t"])
+@pytest.mark.parametrize("noise", NOISES)
+def test_binary_outputs_are_the_last(
+    network_problem: Problem, generator: torch.Generator, noise: str, likelihood: str
+) -> None:
+    """The continuous ones are those of a network without them; a binary one has a known std and no output for it."""
+    settings = {"noise": noise, "likelihood": likelihood, "hidden": (4,), "prior_scale_log_std": 0.3}
+    model, x, y = network_problem(num_binary=1, **settings)
+    theta = random_theta(model, 3, generator)
+    mean, std = model.predict(theta, x)
+    assert mean.shape == std.shape == (3, 23, 2)
+    assert (std[..., 1] == BINARY_STD).all()
+    torch.testing.assert_close(model.predict(theta, x, scratch=Buffers()), (mean, std), rtol=1e-12, atol=1e-12)
+    one = {name: value[0] for name, value in theta.items()}
+    torch.testing.assert_close(model.predict(one, x), (mean[0], std[0]))
+
+    plain = BayesianNetwork(3, 1, dtype=torch.float64, **settings)  # type: ignore[arg-type]
+    kept = [0, 2] if noise == "heteroscedastic" else [0]
+    less = {name: value[..., kept] if name in ("weight_1", "bias_1") else value for name, value in theta.items()}
+    shapes = {name: value.shape[1:] for name, value in less.items()}
+    assert shapes == parameter_shapes(plain), "two outputs and one std, where it is learned"
+    for got, expected in zip((mean, std), plain.predict(less, x), strict=True):
+        torch.testing.assert_close(got[..., :1], expected)
+    latent = mean[..., 1] / BINARY_STD
+    probability = Normal(0, 1).cdf(latent)
+    expected = plain.log_likelihood(less, x, y[:, :1])
+    expected = expected + torch.from_numpy(stats.norm.logcdf(torch.where(y[:, 1] == 1, latent, -latent).numpy()))
+    torch.testing.assert_close(model.log_likelihood(theta, x, y), expected)
+
+    drawn = model.sample(
+        {name: value.repeat_interleave(3000, 0) for name, value in theta.items()}, x[:2], generator=generator
+    )
+    assert set(drawn[..., 1].unique().tolist()) == {0.0, 1.0}
+    share = drawn[..., 1].view(3, 3000, 2).mean(1)
+    assert ((share - probability[:, :2]).abs() < 5 * (0.25 / 3000) ** 0.5).all()
+
+
+def test_targets_that_are_not_binary_are_refused(network_problem: Problem, generator: torch.Generator) -> None:
+    """Also as −1 and 1, as which they would be taken for something else in silence; rare ones are no doubt."""
+    model, x, y = network_problem(num_binary=1)
+    with pytest.raises(
+        ValueError, match=r"need 0 or 1 in column 1 of y, which is binary, got -1 and the like in \d+ rows"
+    ):
+        svi.fit(model, x, torch.stack([y[:, 0], 2 * y[:, 1] - 1], 1), generator=generator)
+    many = 30_000
+    rare = torch.cat([torch.randn(many, 1, generator=generator), (torch.arange(many) == 5)[:, None]], 1).double()
+    assert model.doubts(torch.randn(many, 3, generator=generator).double(), rare) == []
+    assert model.faults(rare) == []
+
+
+def test_a_probit_regression_finds_scipys_maximum(generator: torch.Generator) -> None:
+    """The maximum a posteriori of log Φ((2 y − 1) (w x + b) / scale) under the normal priors, written once more."""
+    x = torch.randn(60, 2, generator=generator, dtype=torch.float64)
+    y = (x @ torch.tensor([[0.5], [-0.2]]).double() + 0.2 + 0.3 * torch.randn(60, 1, generator=generator) > 0).double()
+    model = BayesianNetwork(2, 1, hidden=(), noise="fixed", num_binary=1, prior_scale=1.5, dtype=torch.float64)
+
+    def loss(v: np.ndarray) -> float:
+        latent = (x.numpy() @ v[:2] + v[2]) / BINARY_STD
+        prior = stats.norm.logpdf(v, scale=[1.5 / 2**0.5, 1.5 / 2**0.5, 1.5]).sum()
+        return float(-stats.norm.logcdf(np.where(y.numpy()[:, 0] == 1, 1, -1) * latent).sum() - prior)
+
+    best = optimize.minimize(loss, np.zeros(3), tol=1e-10)
+    posterior, _ = point.fit(
+        model, x, y, generator=generator, prior_weight=1.0, num_steps=2500, batch_size=60, learning_rate=0.02
+    )
+    found = torch.cat([posterior.draws["weight_0"][0, :, 0], posterior.draws["bias_0"][0]])
+    assert found.tolist() == pytest.approx(best.x.tolist(), abs=2e-3)
+    assert loss(found.numpy()) == pytest.approx(best.fun, abs=1e-3)
+    assert np.abs(best.x).min() > 0.1, "not all at the prior's mean"
+
+
 def test_gradients_reach_every_parameter(network_problem: Problem, generator: torch.Generator) -> None:
     model, x, y = network_problem(noise="homoscedastic")
     theta = {name: value.requires_grad_() for name, value in random_theta(model, 2, generator).items()}
@@ -140,6 +213,7 @@ def test_columns_must_fit(network_problem: Problem, generator: torch.Generator) 
         ({"min_std": 3.0}, "need 0 < min_std < max_std, got 3.0 and 2.0"),
         ({"likelihood": "cauchy"}, "likelihood is one of normal, student-t, got 'cauchy'"),
         ({"prior_scale_log_std": -1}, "need prior_scale_log_std >= 0, got -1"),
+        ({"num_binary": 3}, "need 0 <= num_binary <= output_dim, got 3 and 2"),
         ({"noise_std": -1, "prior_scale": 0}, "need noise_std > 0, got -1; need prior_scale > 0, got 0"),
     ],
 )

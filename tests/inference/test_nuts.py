@@ -24,7 +24,7 @@ from bayes_mbrl.inference import exact_linear, numpyro_sampler, nuts
 from bayes_mbrl.inference.base import Model, Theta, log_prior
 from bayes_mbrl.inference.draws import DrawsPosterior
 from bayes_mbrl.inference.likelihoods import NORMAL, Likelihood
-from bayes_mbrl.inference.network import BayesianNetwork
+from bayes_mbrl.inference.network import BINARY_STD, BayesianNetwork
 from bayes_mbrl.inference.numpyro_models import numpyro_model
 from bayes_mbrl.inference.parameter_vector import ParameterVector
 from bayes_mbrl.inference.parametric import ParametricRegression, lognormal_prior
@@ -84,6 +84,18 @@ def test_network_log_joint_is_that_of_torch(noise: Any, likelihood: Any, dtype: 
             prior_scale=1.3, prior_scale_log_std=log_std, likelihood=likelihood, degrees_of_freedom=3.5, dtype=dtype,
         )  # fmt: skip
         check_log_joint(model, standard_normal(7, 3, seed=20, dtype=dtype), standard_normal(7, 2, seed=21, dtype=dtype))
+
+
+@pytest.mark.parametrize("num_binary", [1, 2])
+@pytest.mark.parametrize("noise", ["heteroscedastic", "homoscedastic", "fixed"])
+def test_log_joint_with_binary_outputs_is_that_of_torch(noise: Any, num_binary: int) -> None:
+    model = BayesianNetwork(
+        3, 3, hidden=(4,), noise=noise, likelihood="student-t", prior_scale=3.0, num_binary=num_binary,
+        dtype=torch.float64,
+    )  # fmt: skip
+    y = standard_normal(7, 3, seed=21)
+    y[:, 3 - num_binary :] = (y[:, 3 - num_binary :] > 0).double()
+    check_log_joint(model, 20 * standard_normal(7, 3, seed=20), y)
 
 
 def wave(p: Mapping[str, Any], x: Any, lib: ModuleType) -> Any:
@@ -458,6 +470,28 @@ def test_a_model_of_ones_own_against_a_grid() -> None:
     std = math.sqrt(float((weight * (grid - mean) ** 2).sum()))
     assert abs(float(slope.mean()) - mean) < 5 * std / math.sqrt(400), "at least 400 effective draws of 2,000"
     assert float(slope.std()) == pytest.approx(std, rel=0.1)
+
+
+@pytest.mark.slow
+def test_a_probit_posterior_against_a_grid() -> None:
+    """One weight and a bias: means, variances and correlation by numerical integration."""
+    x = 1 + standard_normal(30, 1, seed=1)
+    y = (x - 0.8 + 0.5 * standard_normal(30, 1, seed=2) > 0).double()
+    model = BayesianNetwork(1, 1, hidden=(), noise="fixed", num_binary=1, dtype=torch.float64)
+    _, info = nuts.fit(model, x, y, generator=torch.Generator().manual_seed(0), **SETTINGS)  # type: ignore[arg-type]
+    weight, bias = torch.meshgrid(*2 * [torch.linspace(-5, 5, 801, dtype=torch.float64)], indexing="ij")
+    grid = torch.stack([weight.flatten(), bias.flatten()], 1)
+    latent = (grid[:, :1] * x[:, 0] + grid[:, 1:]) / BINARY_STD
+    log_joint = torch.special.log_ndtr((2 * y[:, 0] - 1) * latent).sum(1) - 0.5 * grid.square().sum(1)
+    mass = torch.softmax(log_joint, 0)[:, None]
+    mean = (mass * grid).sum(0)
+    draws = torch.stack([info.draws["weight_0"][..., 0, 0], info.draws["bias_0"][..., 0]], -1)
+    check_moment(draws, mean, "mean")
+    pairs = ((0, 0), (0, 1), (1, 1))
+    products = torch.stack([(draws - mean)[..., i] * (draws - mean)[..., j] for i, j in pairs], -1)
+    expected = torch.stack([(mass[:, 0] * (grid - mean)[:, i] * (grid - mean)[:, j]).sum() for i, j in pairs])
+    check_moment(products, expected, "covariance")
+    assert float(expected[1] / (expected[0] * expected[2]).sqrt()) < -0.3
 
 
 def test_a_model_without_a_declaration_or_with_a_wrong_one_is_refused() -> None:

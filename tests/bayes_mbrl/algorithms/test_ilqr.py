@@ -165,7 +165,7 @@ def test_optimism_by_hallucinated_inputs_plans_the_luck_too(agent_of: Callable[.
 
 def test_a_learned_reward_is_planned_with(agent_of: Callable[..., Any]) -> None:
     agent = agent_of(DRIFT)
-    assert agent.dynamics.output_dim == agent.dynamics.state_dim + 1
+    assert agent.dynamics.output_dim == agent.dynamics.state_dim + 2  # and the termination
     start_state = agent.planner.init()
     found = agent.replan(start_state, torch.tensor([0.3, 0.4]), generator=torch.Generator().manual_seed(0))
     assert not torch.equal(found.plan, start_state.plan)

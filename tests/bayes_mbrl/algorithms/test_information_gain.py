@@ -51,6 +51,24 @@ def gain(network_problem: Any, transitions: Transitions) -> Callable[..., Tensor
     return of
 
 
+def test_the_latent_number_of_a_learned_termination_tells_nothing(
+    network_problem: Any, transitions: Transitions
+) -> None:
+    """However much samples of θ disagree about it: within an episode it is all but sure which sign it has."""
+    dynamics, posterior = network_problem(learns_termination=True)
+    apart = {name: value.clone() for name, value in posterior.draws.items()}
+    apart["bias_2"][:, 3] += 50 * torch.randn(7, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    first, second = (
+        information_gain(
+            plans(), transitions.state[0], posterior=draws, dynamics=dynamics, num_theta=K, num_noise=M,
+            generator=torch.Generator().manual_seed(0),
+        )
+        for draws in (posterior, DrawsPosterior(apart))
+    )  # fmt: skip
+    assert (first > 0.1).all()
+    torch.testing.assert_close(first, second)
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("num_rows", [3, 23])
 def test_one_step_of_bayesian_linear_regression(transitions: Transitions, num_rows: int) -> None:

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 
@@ -43,6 +45,14 @@ def test_the_exact_posterior_recovers_the_environments_matrices(
     assert standard_error.max() < 0.02
     assert ((got - truth).abs() < 5 * standard_error).all()
     assert (origin.flatten().abs() < 5 * noise_std * torch.linalg.inv(x.T @ x)[5, 5].sqrt()).all()
+
+
+def test_a_termination_is_not_learned(episodes: Transitions, generator: torch.Generator) -> None:
+    """So that the exact posterior goes on with data of an unknown environment."""
+    ended = dataclasses.replace(episodes, terminated=torch.arange(len(episodes)) % 9 == 0)
+    dynamics = LinearDynamics.from_data(ended, learns_reward=True, learns_termination=True)
+    assert (dynamics.output_dim, dynamics.learns_termination, dynamics.termination) == (4, False, None)
+    exact_linear.fit(dynamics.model, *dynamics.regression_data(ended), generator=generator)
 
 
 def test_settings_reach_the_model(episodes: Transitions) -> None:

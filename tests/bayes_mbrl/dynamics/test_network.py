@@ -4,12 +4,15 @@ from typing import Any
 
 import pytest
 import torch
+from scipy import stats
 from torch import Tensor
 from torch.distributions import Normal
 
 from bayes_mbrl.data import Transitions
-from bayes_mbrl.dynamics.network import NetworkDynamics
+from bayes_mbrl.dynamics.network import NetworkDynamics, learned_termination
 from bayes_mbrl.dynamics.standardise import Standardiser
+from bayes_mbrl.inference import svi
+from bayes_mbrl.inference.base import parameter_shapes
 from bayes_mbrl.inference.network import BayesianNetwork
 from bayes_mbrl.inference.scratch import Buffers
 
@@ -65,6 +68,91 @@ def test_targets_are_standardised_changes_and_the_reward(network_problem: Any, t
     for values in (x, y):
         torch.testing.assert_close(values.mean(0), torch.zeros_like(values[0]), atol=1e-12, rtol=0)
         torch.testing.assert_close(values.std(0, correction=0), torch.ones_like(values[0]))
+
+
+@pytest.mark.parametrize("learns_reward", [False, True])
+def test_a_termination_is_learned_behind_all_others(
+    network_problem: Any, transitions: Transitions, learns_reward: bool
+) -> None:
+    dynamics, posterior = network_problem(learns_reward=learns_reward, learns_termination=True)
+    size = 3 + learns_reward
+    assert (dynamics.state_dim, dynamics.continuous_dim, dynamics.output_dim) == (3, size, size + 1)
+    _, y = dynamics.regression_data(transitions)
+    assert torch.equal(y[:, -1], transitions.terminated.double())
+    plain = network_problem(learns_reward=learns_reward)[0]
+    torch.testing.assert_close(y[:, :-1], plain.regression_data(transitions)[1])
+    theta, states = posterior.draws, transitions.state.expand(7, 23, 3)
+    mean, std = dynamics.predict(theta, states, transitions.action)
+    assert mean.shape == std.shape == (7, 23, size + 1)
+    probability = dynamics.termination_probability(theta, states, transitions.action)
+    torch.testing.assert_close(probability, Normal(0, 1).cdf(mean[..., -1] / std[..., -1]))
+    assert float(probability.std(0).max()) > 0.05, "draws of θ differ about it"
+
+    assert dynamics.termination is learned_termination
+    noise = torch.randn(7, 23, size + 1, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    drawn = dynamics.sample(theta, states, transitions.action, noise)
+    expected = mean[..., -1] + std[..., -1] * noise[..., -1] > 0
+    assert torch.equal(dynamics.termination(states, transitions.action, drawn), expected)
+    if learns_reward:
+        assert torch.equal(dynamics.reward(states, transitions.action, drawn), drawn[..., 3])
+    else:
+        assert dynamics.reward is None
+
+    outcome = torch.cat([transitions.next_state, transitions.reward[:, None]], 1)[:, :size]
+    density = Normal(mean[..., :-1], std[..., :-1]).log_prob(outcome).sum(-1)
+    latent = mean[..., -1] / std[..., -1]
+    of_end = torch.from_numpy(stats.norm.logcdf(torch.where(transitions.terminated, latent, -latent).numpy()))
+    torch.testing.assert_close(dynamics.log_likelihood(theta, transitions), density + of_end)
+    with_all = torch.cat([states, torch.full((7, 23, size - 2), 1e9)], dim=-1)  # what is carried along in a rollout
+    assert torch.equal(dynamics.predict(theta, with_all, transitions.action)[0], mean)
+
+
+def test_without_an_end_in_the_data_no_episode_is_imagined_to_end(
+    network_problem: Any, transitions: Transitions
+) -> None:
+    """The parameters are the same all the same: the next fit starts from this one."""
+    endless = dataclasses.replace(transitions, terminated=torch.zeros(23, dtype=torch.bool))
+    dynamics = NetworkDynamics.from_data(endless, learns_termination=True, hidden=(6, 5))
+    assert dynamics.termination is None
+    assert parameter_shapes(dynamics.model) == parameter_shapes(network_problem(learns_termination=True)[0].model)
+    assert not dynamics.regression_data(endless)[1][:, -1].any()
+    with pytest.raises(TypeError, match="learns no termination"):
+        network_problem()[0].termination_probability({}, endless.state, endless.action)
+
+
+def _leaving(count: int, share: float, generator: torch.Generator) -> tuple[Transitions, Tensor]:
+    """s' = s + a + noise in the plane, terminal where |s_0 + a_0| is beyond the limit that makes `share` of them so;
+    and how far beyond [N].
+    """
+    state, action = torch.randn(count, 2, generator=generator), 0.6 * torch.rand(count, 2, generator=generator) - 0.3
+    following = state + action
+    reach = following[:, 0].abs()
+    beyond = reach - reach.quantile(1 - share)
+    noise = 0.003 * torch.randn(count, 2, generator=generator)
+    nothing = torch.zeros(count, dtype=torch.long)
+    return Transitions(state, action, torch.ones(count), following + noise, beyond > 0, nothing), beyond
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("share", "count", "least"), [(0.15, 600, 0.8), (0.02, 1000, 0.4)])
+def test_a_boundary_is_learned_from_where_episodes_ended(
+    share: float, count: int, least: float, generator: torch.Generator
+) -> None:
+    """Twenty ends of a thousand are enough to foresee others; what lies within is not taken for one."""
+    everything, beyond = _leaving(count + 3000, share, generator)
+    seen, unseen, beyond = everything[:count], everything[count:], beyond[count:]
+    dynamics = NetworkDynamics.from_data(seen, learns_reward=True, learns_termination=True, hidden=(32, 32))
+    x, y = dynamics.regression_data(seen)
+    posterior, _ = svi.fit(dynamics.model, x, y, generator=generator, num_steps=1500, kl_weight=0.3, learning_rate=0.01)
+    theta = posterior.sample(20, generator=generator)
+    found = dynamics.termination_probability(theta, unseen.state.expand(20, -1, -1), unseen.action).mean(0)
+    clear = beyond.abs() > 0.1
+    assert float(((found > 0.5) == unseen.terminated)[clear].float().mean()) > 0.97
+    assert float(found[unseen.terminated & clear].mean()) > least
+    assert float(found[~unseen.terminated & clear].mean()) < 0.01
+    score = torch.where(unseen.terminated, found, 1 - found).log().mean()
+    base = share * math.log(share) + (1 - share) * math.log(1 - share)
+    assert float(score) > 0.5 * base, "half of what is lost by knowing no more than how often it happens"
 
 
 def test_new_data_are_standardised_as_the_first(network_problem: Any, transitions: Transitions) -> None:

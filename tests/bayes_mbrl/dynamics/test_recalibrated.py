@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from scipy import integrate
+from scipy import integrate, stats
 from torch import Tensor
 
 from bayes_mbrl.analysis.calibration import coverage
@@ -38,7 +38,13 @@ NetworkProblem = Callable[..., tuple[NetworkDynamics, DrawsPosterior]]
 LIKELIHOODS = {"normal": NORMAL_LIKELIHOOD, "student-t": StudentTLikelihood(5.0)}
 every_likelihood = pytest.mark.parametrize("name", LIKELIHOODS)
 SETTINGS = pytest.mark.parametrize(
-    "settings", [{}, {"learns_reward": True}, {"likelihood": "student-t", "noise": "homoscedastic"}]
+    "settings",
+    [
+        {},
+        {"learns_reward": True},
+        {"learns_reward": True, "learns_termination": True},
+        {"likelihood": "student-t", "noise": "homoscedastic"},
+    ],
 )
 
 
@@ -63,7 +69,7 @@ def test_the_identity_changes_nothing(
 ) -> None:
     base, posterior = network_problem(**settings)
     noise = noise_of(base.likelihood)
-    dynamics = RecalibratedDynamics(base, unchanged(noise, base.output_dim, num_held_out=0))  # type: ignore[arg-type]
+    dynamics = RecalibratedDynamics(base, unchanged(noise, base.continuous_dim, num_held_out=0))  # type: ignore[arg-type]
     theta, states = _theta(posterior), transitions.state.expand(4, -1, -1)
     for got, expected in zip(
         dynamics.predict(theta, states, transitions.action),
@@ -123,21 +129,32 @@ def test_predictions_are_those_of_the_mapped_noise(
 ) -> None:
     """mean′ + std′ · ε′ = mean + std · g(ε), and the log-likelihood is the density of that."""
     base, posterior = network_problem(**settings)
-    dynamics = RecalibratedDynamics(base, _fitted(base.output_dim))
+    size = base.continuous_dim
+    dynamics = RecalibratedDynamics(base, _fitted(size))
     theta, states = _theta(posterior), transitions.state.expand(4, -1, -1)
     z = torch.randn(4, 23, base.output_dim, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     mean, std = base.predict(theta, states, transitions.action)
-    expected = mean + std * _mapping(base.output_dim)(base.likelihood.noise(z))
+    noise = base.likelihood.noise(z)
+    noise = torch.cat([_mapping(size)(noise[..., :size]), noise[..., size:]], -1)  # a termination is left as it is
+    expected = mean + std * noise
     got = dynamics.sample(theta, states, transitions.action, dynamics.likelihood.noise(z))
     torch.testing.assert_close(got, expected)
     mixture = predictive_mixture(dynamics, theta, transitions)
     y = outcomes(dynamics, transitions)
-    assert y.shape == (23, base.output_dim)
+    assert y.shape == (23, size)
     each = np.stack([
         dataclasses.replace(mixture, mean=mixture.mean[k : k + 1], std=mixture.std[k : k + 1]).log_density(y)
         for k in range(4)
     ])  # fmt: skip
-    np.testing.assert_allclose(dynamics.log_likelihood(theta, transitions).numpy(), each.sum(-1), rtol=1e-9)
+    expected_density = each.sum(-1)
+    if base.learns_termination:
+        latent = (mean[..., -1] / std[..., -1]).numpy()
+        expected_density += stats.norm.logcdf(np.where(transitions.terminated.numpy(), latent, -latent))
+        found, unchanged_probability = (
+            one.termination_probability(theta, states, transitions.action) for one in (dynamics, base)
+        )
+        torch.testing.assert_close(found, unchanged_probability)
+    np.testing.assert_allclose(dynamics.log_likelihood(theta, transitions).numpy(), expected_density, rtol=1e-9)
     x, _ = base.regression_data(transitions)
     ratio = dynamics.predict_targets(theta, x)[1] / base.predict_targets(theta, x)[1]
     torch.testing.assert_close(ratio, dynamics.predict(theta, states, transitions.action)[1] / std)
@@ -294,7 +311,7 @@ def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(ValueError, match="recalibrated already"):
         _applied(dynamics, _drifted(100, 4))
     with pytest.raises(TypeError, match="has no Fisher information"):
-        _ = dynamics.likelihood.fisher_information
+        dynamics.likelihood.fisher_information(torch.zeros(1), torch.ones(1))
     assert noise_of(StudentTLikelihood(7.0)) == StudentTNoise(7.0)
     with pytest.raises(TypeError, match="got object"):
         noise_of(object())  # type: ignore[arg-type]
