@@ -184,18 +184,32 @@ def test_starts_without_a_finite_return_raise_with_their_count(broken: float) ->
     assert torch.equal(state.plan, before)
 
 
-def test_a_trial_that_diverges_is_not_taken() -> None:
-    """Beyond a wall that the derivative does not announce the return is NaN: the plan ends before it."""
+@pytest.mark.parametrize("num_halvings", [0, 8])
+@pytest.mark.parametrize("broken", [torch.nan, torch.inf])
+def test_a_trial_that_diverges_is_not_taken(broken: float, num_halvings: int) -> None:
+    """Beyond a wall that the derivative does not announce the return is broken: the plan ends before it."""
 
     def reward(s: Tensor, a: Tensor, n: Tensor) -> Tensor:
-        return torch.where(n[..., 0] > 2.0, torch.nan, n[..., 0])
+        return torch.where(n[..., 0] > 2.0, broken, n[..., 0] - 0.01 * a[..., 0].square())
 
-    planner = ILQR(torch.tensor([-1.0]).double(), torch.tensor([1.0]).double(), 4, num_candidates=1)
+    low, high = torch.tensor([-1.0]).double(), torch.tensor([1.0]).double()
+    planner = ILQR(low, high, 4, num_candidates=1, num_halvings=num_halvings)
     state, info = planner.solve(
         planner.init(), torch.zeros(1).double(), step=lambda s, a: s + a, reward=reward, generator=torch.Generator()
     )
     assert math.isfinite(info.plan_return)
-    assert 1.5 < float(state.plan.sum()) <= 2.0
+    assert 0.3 < float(state.plan.sum()) <= 2.0
+
+
+def test_where_the_reward_is_convex_the_step_is_that_of_the_curvature_without_its_sign() -> None:
+    """a + a² has the slope 1 and the curvature 2 at 0: the step is ½, neither −½ nor all the way."""
+    low, high = torch.tensor([-1.0]).double(), torch.tensor([1.0]).double()
+    planner = ILQR(low, high, 1, num_candidates=1, num_iterations=1)
+    state, _ = planner.solve(
+        planner.init(), torch.zeros(1).double(), step=lambda s, a: s + a,
+        reward=lambda s, a, n: (a + a.square())[..., 0], generator=torch.Generator(),
+    )  # fmt: skip
+    assert float(state.plan) == pytest.approx(0.5)
 
 
 def test_a_start_without_finite_derivatives_stays_and_the_others_go_on() -> None:
