@@ -14,6 +14,7 @@ from bayes_mbrl.algorithms.mpc import MPC, MPCAgent
 from bayes_mbrl.algorithms.thompson import ThompsonAgent
 from bayes_mbrl.config import Config
 from bayes_mbrl.data import Transitions
+from bayes_mbrl.devices import OnDevice, find_device, generator_on
 from bayes_mbrl.dynamics.base import Dynamics
 from bayes_mbrl.dynamics.network import identity, learned_termination
 from bayes_mbrl.dynamics.recalibrated import Recalibration
@@ -27,7 +28,7 @@ from bayes_mbrl.planners.ilqr import ILQR
 from bayes_mbrl.planners.objectives import FailureObjective, Objective
 from bayes_mbrl.registry import PLANNERS, load_attribute
 from bayes_mbrl.rollout import DIVERGENCE_RETURN
-from bayes_mbrl.seeding import generator_for
+from bayes_mbrl.seeding import generator_for, stream_seed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Builder:
 
     def __post_init__(self) -> None:
         """Find out before any episode: two transitions of zeros have the right widths."""
+        self._check_device()
         self._check_horizon(self.planner().horizon)
         check_shapes(self.environment.spec, self.environment.state_dim, self.environment.action_dim)
         states, actions = torch.zeros(2, self.environment.state_dim), torch.zeros(2, self.environment.action_dim)
@@ -131,6 +133,23 @@ class Builder:
         learned = learned_termination if dynamics.learns_termination else None
         return self.environment.spec.termination or dynamics.termination or learned
 
+    @property
+    def device(self) -> torch.device:
+        """Where plans are evaluated."""
+        return find_device(self.config.device)
+
+    def _check_device(self) -> None:
+        """Raise UserError where the device does not exist, or what has to be there cannot be."""
+        if self.device.type == "cpu":
+            return
+        config, name = self.config, self.config.device
+        if self.environment.choices or config.planner.name == "ilqr":
+            raise UserError(f"device {name} is for planners of continuous actions by scores: take device=cpu")
+        if config.dynamics.name not in ("network", "linear"):
+            raise UserError(f"device {name} is for dynamics network and linear, got {config.dynamics.name}")
+        if config.recalibration.name != "none":
+            raise UserError(f"device {name} is for recalibration none, got {config.recalibration.name}")
+
     def base_policy(self) -> RandomAgent:
         """π_0, which collects the first episode."""
         return RandomAgent(self.environment.low, self.environment.high, self.environment.choices)
@@ -141,7 +160,8 @@ class Builder:
         row = component.row
         try:
             if not environment.choices and row.target != row.discrete:
-                return component.build(low=environment.low, high=environment.high)  # type: ignore[no-any-return]
+                low, high = environment.low.to(self.device), environment.high.to(self.device)
+                return component.build(low=low, high=high)  # type: ignore[no-any-return]
             if environment.choices and row.discrete:
                 build = load_attribute(row.discrete)
                 settings = {k: v for k, v in component.settings.items() if k in inspect.signature(build).parameters}
@@ -199,8 +219,18 @@ class Builder:
         except (ValueError, FloatingPointError) as error:
             raise UserError(f"posterior {posterior.name}: {error}") from error
 
+    def acting_agent(self, transitions: Transitions, posterior: Posterior) -> Agent:
+        """`agent`, for an environment on the CPU."""
+        return self._at_border(self.agent(transitions, posterior))
+
+    def _at_border(self, agent: Agent) -> Agent:
+        return agent if self.device.type == "cpu" else OnDevice(agent, self.device)
+
     def exploring_agent(self, transitions: Transitions, posterior: Posterior) -> Agent:
         """Who acts while data are collected: `agent`, or as the algorithm has it one that explores."""
+        return self._at_border(self._exploring(transitions, posterior))
+
+    def _exploring(self, transitions: Transitions, posterior: Posterior) -> Agent:
         agent, settings = self.agent(transitions, posterior), self.algorithm
         match settings.exploration:
             case "thompson":
@@ -208,7 +238,8 @@ class Builder:
             case "information-gain":
                 return InformationSeekingAgent(agent, settings.information_weight)
             case "hallucinated":
-                generator = generator_for(self.config.seed, "exploration", len(transitions))
+                generator = generator_on(self.device)
+                generator.manual_seed(stream_seed(self.config.seed, "exploration", len(transitions)))
                 return hallucinating(agent, beta=settings.optimism, generator=generator)
         return agent
 
@@ -220,6 +251,8 @@ class Builder:
         spec, config = self.environment.spec, self.config
         planner = self.planner()
         dynamics = self.learned_dynamics(transitions, posterior)
+        if self.device.type != "cpu":
+            dynamics, posterior = dynamics.to(self.device), _on(self.device, posterior)
         termination = self._termination(dynamics)
         reward = _of_observation(spec.reward, dynamics) or dynamics.reward
         assert reward is not None, "a dynamics that knows no reward learns it, or refuses to"
@@ -244,6 +277,10 @@ class Builder:
             )
         except ValueError as error:
             raise UserError(f"{spec.name}: {error}") from error
+
+
+def _on(device: torch.device, posterior: Posterior) -> Posterior:
+    return type(posterior).from_tensors({name: tensor.to(device) for name, tensor in posterior.tensors().items()})
 
 
 def _of_observation(function: TerminationFunction | None, dynamics: Dynamics) -> TerminationFunction | None:

@@ -68,6 +68,7 @@ def run(
     objective: Annotated[str | None, typer.Option(help="What makes a plan good.")] = None,
     propagation: Annotated[str | None, typer.Option(help="How uncertainty travels over the horizon.")] = None,
     seed: Annotated[int | None, typer.Option(help="The one seed of the run.")] = None,
+    device: Annotated[str | None, typer.Option(help="Where plans are evaluated: cpu, or cuda where there is.")] = None,
     out: Annotated[pathlib.Path | None, typer.Option(help="New folder for the run.  [default: one in runs/]")] = None,
     config_file: Annotated[
         pathlib.Path | None, typer.Option("--config", metavar="FILE", help="Settings as YAML; the command line wins.")
@@ -81,7 +82,7 @@ def run(
     with _reported(debug) as session:
         from bayes_mbrl.config import resolve
 
-        config = resolve(overrides or [], options={**choices, "seed": seed}, file=config_file)
+        config = resolve(overrides or [], options={**choices, "seed": seed, "device": device}, file=config_file)
         if print_config:
             typer.echo(config.to_yaml(), nl=False)
             return

@@ -75,6 +75,8 @@ class Config(pydantic.BaseModel):
 
     env: str = "Pendulum-v1"
     seed: Annotated[int, Ge(0)] = 0
+    device: str = "cpu"
+    """Where plans are evaluated: cpu, cuda or cuda:<number>. Data are kept, and posteriors fitted, on the CPU."""
     num_episodes: Annotated[int, Gt(0)] = 5
     """Episodes in all, the first one by the base policy included."""
     num_steps: Annotated[int, Gt(0)] | None = None

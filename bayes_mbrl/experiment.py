@@ -89,7 +89,7 @@ def evaluate_run(
     with Environment(spec) as environment:
         builder = Builder(config, environment)
         _check_continues(builder, state, folder)
-        episodes = evaluate(builder, builder.agent(*fitted(state)), observer)
+        episodes = evaluate(builder, builder.acting_agent(*fitted(state)), observer)
     _check_evaluated(config, episodes)
     return [episode.total_reward for episode in episodes]
 
@@ -165,7 +165,7 @@ def _run(config: Config, folder: pathlib.Path, state: RunState, observer: Observ
             if state.faults_in_a_row == 0:
                 log.write(state.metrics[-1])
                 observer.episode(state.metrics[-1])
-        episodes = evaluate(builder, builder.agent(*fitted(state)), observer)
+        episodes = evaluate(builder, builder.acting_agent(*fitted(state)), observer)
         paths = artefacts.write(folder, builder, state, episodes)
     observer.finished(artefacts.summary(state, episodes), paths)
     _check_evaluated(config, episodes)

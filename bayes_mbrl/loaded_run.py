@@ -133,7 +133,7 @@ def without_unit(name: str) -> str:
 @contextlib.contextmanager
 def open_run(folder: pathlib.Path) -> Iterator[LoadedRun]:
     """Read what a run has left behind so far. Raises UserError where `folder` is no run at all."""
-    config = load_run(folder, needs_environment=False)
+    config = load_run(folder, needs_environment=False).model_copy(update={"device": "cpu"})  # where it is looked at
     missing: list[str] = []
     with contextlib.ExitStack() as stack:
         builder = None

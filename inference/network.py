@@ -3,6 +3,7 @@
 Axes: K parameter samples, N data, D inputs, O outputs.
 """
 
+import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
@@ -103,6 +104,12 @@ class BayesianNetwork(Regression):
         self._binary_std = torch.full((num_binary,), BINARY_STD, dtype=dtype, device=device)
         last = output_dim + num_continuous if noise == "heteroscedastic" else output_dim
         self.layer_sizes = [input_dim, *hidden, last]
+
+    def to(self, device: torch.device) -> "BayesianNetwork":
+        """The same network for parameters on this device."""
+        moved = copy.copy(self)
+        moved.device, moved._fixed_std = device, self._fixed_std.to(device)
+        return moved
 
     @property
     def affine_parameters(self) -> frozenset[str]:

@@ -17,7 +17,7 @@ LAYERS = (
     ("dynamics", "environments", "files", "yaml_subset"),
     ("fit_record", "lookahead", "registry", "rollout", "snapshots"),
     ("algorithms", "arviz_export", "checkpoint", "config_sources", "plan_returns"),
-    ("config",),
+    ("config", "devices"),
     ("build", "cautions", "posterior_diagnosis", "progress", "run_folder", "simulation"),
     ("artefacts", "loaded_run", "refits"),
     ("experiment", "offline", "sections"),

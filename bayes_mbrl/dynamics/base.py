@@ -136,3 +136,7 @@ class Dynamics(ABC):
     def check_bf16(self) -> None:
         """Raise ValueError where there are no hidden layers."""
         raise ValueError(f"bf16 is for the hidden layers of a network, and {type(self).__name__} has none")
+
+    def to(self, device: torch.device) -> "Dynamics":
+        """The same with its tensors on this device. Raises ValueError where it is written for the CPU."""
+        raise ValueError(f"{type(self).__name__} is for the CPU: write device=cpu")

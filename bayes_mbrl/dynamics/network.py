@@ -3,6 +3,7 @@
 Axes: K parameter samples, S state, A action; see base.py. Source: lecture; targets Δs: Nagabandi et al. (2018), eq. 2.
 """
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Self
 
@@ -154,6 +155,15 @@ class NetworkDynamics(Dynamics):
         if bf16:
             raise ValueError("bf16 is for scores without gradients: take another planner, or rollout.bf16=false")
         return super().sampler(theta, noise, scratch=scratch)
+
+    def to(self, device: torch.device) -> Self:
+        """See `Dynamics.to`."""
+        moved = copy.copy(self)
+        moved.model = self.model.to(device)
+        moved.inputs, moved.targets = (
+            Standardiser(scale.mean.to(device), scale.std.to(device)) for scale in (self.inputs, self.targets)
+        )
+        return moved
 
     def check_bf16(self) -> None:
         """See `Dynamics.check_bf16`; with one hidden layer or none it changes nothing."""

@@ -4,6 +4,9 @@ There is no GPU in most places where this runs. Tensors on torch's device "meta"
 which on a GPU would wait for it, gets an error; and every result of every operation is looked at.
 """
 
+import dataclasses
+import pathlib
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -12,13 +15,24 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from typer.testing import CliRunner
 
+from bayes_mbrl import build, devices
+from bayes_mbrl.algorithms.base import Agent
+from bayes_mbrl.build import Builder
+from bayes_mbrl.cli import app
+from bayes_mbrl.config import resolve
+from bayes_mbrl.data import Transitions
+from bayes_mbrl.devices import OnDevice
 from bayes_mbrl.dynamics.network import NetworkDynamics
 from bayes_mbrl.dynamics.standardise import Standardiser
 from bayes_mbrl.environments import rewards
+from bayes_mbrl.environments.adapter import Environment
+from bayes_mbrl.errors import UserError
 from bayes_mbrl.inference.base import Theta
 from bayes_mbrl.inference.draws import DrawsPosterior
 from bayes_mbrl.inference.network import BayesianNetwork
+from bayes_mbrl.planners import base
 from bayes_mbrl.planners.base import Planner, search
 from bayes_mbrl.planners.cem import CEM
 from bayes_mbrl.planners.icem import ICEM
@@ -135,6 +149,107 @@ def test_a_search_waits_once_at_its_end(make: Callable[[Tensor, Tensor], Planner
         with pytest.raises(RuntimeError, match="meta"):
             search(planner, start, score, generator=torch.Generator())
     assert len(calls) == 3
+
+
+# The border: an environment on the CPU, plans elsewhere
+
+
+def builder(*overrides: str) -> Builder:
+    with Environment("Pendulum-v1") as environment:
+        return Builder(resolve(["planner.num_candidates=20", "posterior.num_steps=5", *overrides]), environment)
+
+
+@pytest.fixture
+def rows(generator: torch.Generator) -> Transitions:
+    """Of Pendulum-v1's shapes."""
+    state, action = torch.randn(30, S, generator=generator), torch.randn(30, A, generator=generator)
+    flags = torch.zeros(30)
+    return Transitions(state, action, flags, state + 0.1 * action, flags.bool(), flags.long())
+
+
+@pytest.mark.parametrize("overrides", [[], ["planner=mppi"], ["planner=icem"]], ids=str)
+def test_what_acts_has_all_it_needs_on_its_device(
+    rows: Transitions, overrides: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the observation to the end of the search, where the scores are looked at. A normal posterior: stored draws
+    are shuffled on the generator's device, which "meta" has not."""
+    at_home = builder(*overrides)
+    planner = at_home.planner()
+    posterior, _ = at_home.fit(rows, None, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(build, "find_device", lambda name: META)
+    for module in (build, devices):
+        monkeypatch.setattr(module, "generator_on", lambda device: torch.Generator())
+    monkeypatch.setattr(Builder, "planner", lambda self: on_meta(lambda low, high: planner))
+    agent = at_home.exploring_agent(rows, posterior)
+    observation, generator = rows.state[0], torch.Generator().manual_seed(0)
+    waits = []
+    monkeypatch.setattr(base, "_require_finite", lambda scores: waits.append(scores.device))
+    assert isinstance(agent, OnDevice)
+    with torch.no_grad(), NothingElsewhere():
+        action, _ = agent.agent.act(observation.to(META), None, generator=generator)
+    assert action.device == META
+    assert waits == [META]
+
+
+def test_the_border() -> None:
+    """Another generator every step, and the same under the same seed; the action comes back."""
+
+    @dataclasses.dataclass(frozen=True, eq=False)
+    class Noting(Agent):
+        def act(self, observation: Tensor, memory: Any, *, generator: torch.Generator) -> tuple[Tensor, Any]:
+            return observation + torch.rand(1, generator=generator), (memory or 0) + 1
+
+    agent = OnDevice(Noting(), torch.device("cpu"))
+
+    def actions() -> list[float]:
+        generator, memory, seen = torch.Generator().manual_seed(3), None, []
+        for _ in range(3):
+            action, memory = agent.act(torch.zeros(1), memory, generator=generator)
+            seen.append(float(action))
+        assert memory == 3
+        return seen
+
+    assert actions() == actions()
+    assert len(set(actions())) == 3
+
+
+def test_devices_that_are_not_there() -> None:
+    assert devices.find_device("cpu") == torch.device("cpu")
+    for name in ("cuda:99", "gpu", "", "meta"):
+        with pytest.raises(UserError, match=f"device '{name}' does not exist here: device is one of cpu"):
+            builder(f"device='{name}'")
+
+
+def test_the_first_of_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert devices.find_device("cuda") == torch.device("cuda:0")
+    assert devices.find_device("cuda:1") == torch.device("cuda:1")
+    with pytest.raises(UserError, match="one of cpu, cuda:0, cuda:1"):
+        devices.find_device("cuda:2")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "problem"),
+    [
+        (["dynamics=physics"], "device cuda is for dynamics network and linear, got physics"),
+        (["recalibration=quantile"], "device cuda is for recalibration none, got quantile"),
+        (["planner=ilqr"], "device cuda is for planners of continuous actions by scores"),
+    ],
+)
+def test_what_cannot_be_elsewhere(overrides: list[str], problem: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with Environment("Pendulum-v1") as environment, pytest.raises(UserError, match=problem):
+        Builder(resolve(["device=cuda", *overrides]), environment)
+
+
+def test_nothing_is_made_of_a_run_on_a_device_that_is_not_there(tmp_path: pathlib.Path) -> None:
+    folder = tmp_path / "run"
+    before = random.getstate()
+    result = CliRunner().invoke(app, ["run", "--device", "cuda:99", "--out", str(folder)])
+    random.setstate(before)  # tempfile's, of the libraries that the command loads
+    assert result.exit_code == 2
+    assert "device 'cuda:99' does not exist here" in result.output
+    assert not folder.exists()
 
 
 def test_on_a_gpu() -> None:
