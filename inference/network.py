@@ -108,7 +108,8 @@ class BayesianNetwork(Regression):
     def to(self, device: torch.device) -> "BayesianNetwork":
         """The same network for parameters on this device."""
         moved = copy.copy(self)
-        moved.device, moved._fixed_std = device, self._fixed_std.to(device)
+        moved.device = device
+        moved._fixed_std, moved._binary_std = self._fixed_std.to(device), self._binary_std.to(device)
         return moved
 
     @property

@@ -15,11 +15,12 @@ from torch.distributions import LogNormal, Normal
 from bayes_mbrl import arviz_export
 from bayes_mbrl.analysis.arviz_tree import load_tree, save_tree
 from bayes_mbrl.arviz_export import draws_for_diagnosis, off_distribution, regression_tree
-from bayes_mbrl.inference import exact_linear, svi
+from bayes_mbrl.inference import exact_linear, laplace, svi
 from bayes_mbrl.inference.base import sample_prior
 from bayes_mbrl.inference.draws import DrawsPosterior
 from bayes_mbrl.inference.network import BayesianNetwork
 from bayes_mbrl.inference.parametric import ParametricRegression
+from bayes_mbrl.posterior_diagnosis import diagnose_posterior
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -33,6 +34,24 @@ def linear_problem(num_data: int = 30, outputs: int = 2) -> tuple[BayesianNetwor
     )
     theta = sample_prior(model, 1, generator=seeded(2))
     return model, x, model.sample(theta, x, generator=seeded(3))[0]
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_a_binary_output_is_predicted_as_0_or_1(outputs: int) -> None:
+    """Its axis stays where it is the only one: the likelihood tells outputs by their place."""
+    model = BayesianNetwork(3, outputs, hidden=(), noise="fixed", num_binary=1, dtype=torch.float64)
+    x = torch.randn(20, 3, generator=seeded(1), dtype=torch.float64)
+    y = model.sample(sample_prior(model, 1, generator=seeded(8)), x, generator=seeded(3))[0]
+    posterior, info = laplace.fit(model, x, y, generator=seeded(), subset="all", num_steps=50)
+    tree = regression_tree(model, posterior, x, y, generator=seeded(5), info=info, num_draws=11)
+    theta = {name: torch.from_numpy(tree["posterior"][name].values[0]) for name in ("weight_0", "bias_0")}
+    assert tree["posterior_predictive"]["y"].shape == (1, 11, 20, outputs)
+    np.testing.assert_allclose(tree["log_likelihood"]["y"].values[0], model.log_likelihood(theta, x, y))
+    for group in ("posterior_predictive", "prior_predictive", "observed_data"):
+        assert set(np.unique(tree[group]["y"].values[..., -1])) == {0.0, 1.0}
+    found = diagnose_posterior(model, posterior, x, y, generator=seeded(), info=info)
+    assert {"PSIS k̂ of q", "trace of the loss"} <= {verdict.name for verdict in found.verdicts}
+    assert not any(verdict.name == "finite function values" for verdict in found.verdicts)
 
 
 @pytest.mark.parametrize("outputs", [1, 2])

@@ -340,6 +340,21 @@ def test_killed_at_any_point_and_resumed_the_numbers_are_those_of_a_run_never_ki
 
 
 @pytest.mark.usefixtures("no_artefacts")
+def test_ends_that_are_learned_after_a_resume_are_those_of_a_run_never_stopped(tmp_path: pathlib.Path) -> None:
+    """The first fit of this seed has seen ends, which the model is made with anew from the data."""
+    whole = start(tmp_path / "whole", "toy_environments:Short-v0")
+    start(tmp_path / "part", "toy_environments:Short-v0", "num_episodes=1")
+    assert whole.transitions is not None
+    assert bool(whole.transitions.terminated.any())
+    assert state_numbers(resume(tmp_path / "part", episodes=3)) == state_numbers(saved(tmp_path / "whole"))
+    with Environment("toy_environments:Short-v0") as environment:
+        builder = experiment.Builder(configure("toy_environments:Short-v0"), environment)
+        agent = builder.agent(*experiment.fitted(whole))
+    assert agent.termination is not None
+    assert (agent.dynamics.state_dim, agent.dynamics.output_dim) == (2, 4)
+
+
+@pytest.mark.usefixtures("no_artefacts")
 def test_killed_between_two_faults_and_resumed_the_numbers_are_the_same(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, faults: Callable[[dict[int, str]], None]
 ) -> None:

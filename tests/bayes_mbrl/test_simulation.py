@@ -149,6 +149,33 @@ def test_members_of_an_ensemble_and_a_learned_noise() -> None:
     assert result.functions.pit.shape == (2, 20)
 
 
+def by_importance(model: Any, x: Tensor, y: Tensor, *, generator: torch.Generator) -> tuple[Posterior, Any]:
+    """Draws of the prior, drawn again by their likelihood: of a few data the posterior of any model."""
+    theta = sample_prior(model, 8_000, generator=generator)
+    weight = torch.softmax(model.log_likelihood(theta, x, y).sum(-1), 0)
+    rows = torch.multinomial(weight, 50, replacement=True, generator=generator)
+    return DrawsPosterior({name: value[rows] for name, value in theta.items()}), None
+
+
+def test_a_binary_output() -> None:
+    """Its data are 0 or 1, its std is known and none of what is ranked; the exact posterior passes."""
+    model = BayesianNetwork(2, 2, hidden=(), num_binary=1, min_std=0.5, dtype=torch.float64)
+    seen: list[Tensor] = []
+
+    def fit(model: Any, x: Tensor, y: Tensor, *, generator: torch.Generator) -> tuple[Posterior, Any]:
+        seen.append(y)
+        return by_importance(model, x, y, generator=generator)
+
+    result = simulate(model, fit, inputs(4), num_replicates=R, generator=seeded())
+    assert set(torch.cat(seen)[:, 1].tolist()) == {0.0, 1.0}
+    assert severities(result)["log densities"] == "good"
+    assert severities(result)["f(x*)"] == "good"
+    assert result.noise is not None
+    assert result.noise.names == tuple(f"σ(x*_{i})[0]" for i in range(8))
+    alone = BayesianNetwork(2, 1, hidden=(), noise="fixed", num_binary=1, dtype=torch.float64)
+    assert simulate(alone, by_importance, inputs(4), num_replicates=2, generator=seeded()).noise is None
+
+
 def test_chains_are_thinned() -> None:
     @dataclasses.dataclass
     class Info:

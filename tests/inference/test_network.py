@@ -154,6 +154,18 @@ def test_binary_outputs_are_the_last(
     assert ((share - probability[:, :2]).abs() < 5 * (0.25 / 3000) ** 0.5).all()
 
 
+@pytest.mark.parametrize("noise", NOISES)
+def test_another_device_has_all_that_a_prediction_needs(network_problem: Problem, noise: str) -> None:
+    """On torch's device "meta", which refuses to meet a tensor of another."""
+    model, x, _ = network_problem(num_binary=1, noise=noise)
+    moved = model.to(torch.device("meta"))
+    theta = {
+        name: torch.empty(3, *shape, dtype=x.dtype, device="meta") for name, shape in parameter_shapes(model).items()
+    }
+    for part in moved.predict(theta, x.to("meta")):
+        assert (part.device.type, part.shape) == ("meta", (3, 23, 2))
+
+
 def test_targets_that_are_not_binary_are_refused(network_problem: Problem, generator: torch.Generator) -> None:
     """Also as −1 and 1, as which they would be taken for something else in silence; rare ones are no doubt."""
     model, x, y = network_problem(num_binary=1)
@@ -180,7 +192,7 @@ def test_a_probit_regression_finds_scipys_maximum(generator: torch.Generator) ->
 
     best = optimize.minimize(loss, np.zeros(3), tol=1e-10)
     posterior, _ = point.fit(
-        model, x, y, generator=generator, prior_weight=1.0, num_steps=2500, batch_size=60, learning_rate=0.02
+        model, x, y, generator=generator, prior_weight=1.0, num_steps=800, batch_size=60, learning_rate=0.03
     )
     found = torch.cat([posterior.draws["weight_0"][0, :, 0], posterior.draws["bias_0"][0]])
     assert found.tolist() == pytest.approx(best.x.tolist(), abs=2e-3)
