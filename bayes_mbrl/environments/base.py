@@ -16,7 +16,7 @@ FeatureFunction = Callable[[Tensor], Tensor]
 class EnvironmentSpec:
     """An environment and what is known about it, all of which may be left out.
 
-    A reward of None is learned. The functions are called with many states at once, see `rewards.py`.
+    A reward or termination of None is learned. The functions are called with many states at once, see `rewards.py`.
     """
 
     id: str
@@ -26,7 +26,7 @@ class EnvironmentSpec:
     reward: RewardFunction | None = None
     """None: it is learned."""
     termination: TerminationFunction | None = None
-    """`rewards.never` says that it is known never to terminate."""
+    """None: it is learned, from the first episode on that ended; `rewards.never`: known never to terminate."""
     failure: TerminationFunction | None = None
     """Transitions that should not happen, whether they end the episode or not: for objectives that limit failures."""
     features: FeatureFunction | None = None
