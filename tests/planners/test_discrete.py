@@ -1,6 +1,7 @@
 """Planners for choices: laws, and problems whose best plan is known by enumeration."""
 
 import dataclasses
+import functools
 import inspect
 import itertools
 from collections.abc import Callable
@@ -155,6 +156,7 @@ def test_scores_that_are_not_finite_raise_with_their_count(
 
 BUILDERS: dict[str, Callable[..., Planner[Any]]] = {
     "cem": CategoricalCEM,
+    "icem": functools.partial(CategoricalCEM, colour=1.0),
     "random_shooting": DiscreteShooting,
     "exhaustive": ExhaustiveSearch,
 }
