@@ -56,7 +56,13 @@ _KNOWN = (
         reward=rewards.discrete_mountain_car_reward,
         termination=rewards.discrete_mountain_car_termination,
         state_names=("position", "velocity (per step)"),
-        defaults={"num_episodes": 10},
+        # The goal is 100 steps away at the least, and found by pushes that last.
+        defaults={
+            "num_episodes": 3,
+            "planner": {"name": "icem", "horizon": 150, "colour": 2.0},
+            "algorithm": {"replan_every": 5},
+            "rollout": {"num_theta": 5},
+        },
     ),
     EnvironmentSpec(
         id="CartPole-v1",
@@ -65,7 +71,14 @@ _KNOWN = (
         termination=rewards.continuous_cartpole_termination,
         failure=rewards.continuous_cartpole_termination,
         state_names=("position (m)", "velocity (m/s)", "angle (rad)", "angular velocity (rad/s)"),
-        defaults={"num_episodes": 20, "num_steps": 500, **_SHORT_FITS, **_SMALL_SEARCH},
+        # A second ahead, in which a cart that nears the end of its track can still be turned round.
+        defaults={
+            "num_episodes": 20,
+            "num_steps": 600,
+            "planner": {"name": "icem", "horizon": 50, "num_candidates": 100, "num_elites": 8, "num_iterations": 2},
+            "rollout": {"num_theta": 5},
+            **_SHORT_FITS,
+        },
     ),
     EnvironmentSpec(
         id="Acrobot-v1",
