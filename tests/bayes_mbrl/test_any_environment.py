@@ -12,7 +12,8 @@ from bayes_mbrl.environments.specs import ENVIRONMENTS
 
 HASTE = (
     "num_episodes=2", "num_evaluation_episodes=0", "planner.horizon=2", "planner.num_candidates=4",
-    "planner.num_iterations=1", "algorithm.replan_every=1", "rollout.num_theta=2", "posterior.num_steps=10", "dynamics.hidden=[4]",
+    "planner.num_iterations=1", "algorithm.replan_every=1", "rollout.num_theta=2", "posterior.num_steps=10",
+    "dynamics.hidden=[4]",
 )  # fmt: skip
 QUICK = ("CartPole-v1", "InvertedDoublePendulum-v5")
 KNOWN = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in ENVIRONMENTS]
