@@ -8,10 +8,13 @@ from torch import Tensor
 
 from bayes_mbrl.algorithms.episode import run_episode
 from bayes_mbrl.algorithms.mpc import MPCAgent
+from bayes_mbrl.dynamics.known import KnownDynamics, Nothing
 from bayes_mbrl.environments.adapter import Environment
 from bayes_mbrl.planners.base import search
 from bayes_mbrl.planners.cem import CEM
 from bayes_mbrl.planners.gradient import GradientAscent
+from bayes_mbrl.planners.objectives import expected_return, mean_with_failure_limit
+from bayes_mbrl.planners.propagation import ts_infinity
 
 LOW, HIGH = torch.tensor([-2.0, -1.0]), torch.tensor([2.0, 1.5])
 STATES = torch.randn(6, 3, generator=torch.Generator().manual_seed(51))
@@ -166,3 +169,26 @@ def test_tolerance_ends_a_search_early(oracle: Any) -> None:
         agent = oracle("Pendulum-v1", planner, tolerance=tolerance, objective=counting)
         agent.act(STATES[0], None, generator=torch.Generator().manual_seed(0))
         assert len(calls) == expected
+
+
+def test_a_limit_on_failures_is_kept_and_used_up() -> None:
+    """s' = a + 0.2 ε, reward s', failing above 1.5: the best a with P(failure) <= 5 % is 1.5 − 1.645 · 0.2."""
+    planner = CEM(torch.zeros(1), torch.tensor([2.0]), horizon=1, num_candidates=100, num_elites=10, num_iterations=12)
+    agent = MPCAgent(
+        posterior=Nothing(),
+        dynamics=KnownDynamics(lambda state, action: 0 * state + action, noise_std=torch.tensor([0.2])),
+        planner=planner,
+        objective=mean_with_failure_limit(0.0, max_probability=0.05, penalty=100.0, failure="state"),
+        propagation=ts_infinity,
+        reward=lambda state, action, next_state: next_state[..., 0],
+        termination=None,
+        num_theta=1,
+        num_noise=4000,
+        failure=lambda state, action, next_state: next_state[..., 0] > 1.5,
+    )
+    action, _ = agent.act(torch.zeros(1), None, generator=torch.Generator().manual_seed(0))
+    # The 95 % quantile of M normal numbers has the standard error √(0.05 · 0.95 / M) / φ(1.645), times 0.2.
+    assert abs(float(action) - (1.5 - 1.645 * 0.2)) < 5 * 0.2 * (0.05 * 0.95 / 4000) ** 0.5 / 0.103
+    neutral = dataclasses.replace(agent, objective=expected_return(), failure=None)
+    action, _ = neutral.act(torch.zeros(1), None, generator=torch.Generator().manual_seed(0))
+    assert float(action) > 1.9
