@@ -23,7 +23,7 @@ from bayes_mbrl.dynamics.base import Dynamics
 from bayes_mbrl.environments.adapter import Environment
 from bayes_mbrl.errors import UserError
 from bayes_mbrl.fit_record import load_tensors
-from bayes_mbrl.inference.base import Posterior, load_posterior
+from bayes_mbrl.inference.base import Posterior, load_posterior, parameter_shapes
 from bayes_mbrl.registry import posterior_kinds
 from bayes_mbrl.run_folder import load_run
 from bayes_mbrl.seeding import generator_for
@@ -100,14 +100,11 @@ class LoadedRun:
         """What was believed after a training episode; None where no snapshot of it is kept."""
         if episode not in self.snapshots or self.builder is None or self.transitions is None:
             return None
-        kinds = posterior_kinds(self.config.posterior.name)
+        fitted = self.transitions[: self._num_fitted(episode)]
         try:
-            posterior = load_posterior(self.snapshots[episode], kinds)
+            return _knowledge(self.builder, self.snapshots[episode], fitted)
         except (OSError, ValueError):
             return None
-        num_fitted = self._num_fitted(episode)
-        dynamics = self.builder.learned_dynamics(self.transitions[:num_fitted], posterior)
-        return Knowledge(posterior, dynamics, num_fitted)
 
     def knowledge_before(self, episode: int) -> Knowledge | None:
         """What the agent acted by when the episode began; None for the base policy's, and where no snapshot is kept."""
@@ -175,14 +172,25 @@ def _final(run: LoadedRun, missing: list[str]) -> Knowledge | None:
     if not path.exists() and checkpoints:
         missing.append(f"{path.name} is missing: the posterior of the last checkpoint is shown")
         path = checkpoints[-1]
+    fitted = run.transitions[: run._num_fitted(int(run.transitions.episode.max()))]
     try:
-        posterior = load_posterior(path, posterior_kinds(run.config.posterior.name))
+        return _knowledge(run.builder, path, fitted)
     except (OSError, ValueError) as error:
         missing.append(f"the posterior cannot be read, so nothing is predicted: {_reason(error)}")
         return None
-    num_fitted = run._num_fitted(int(run.transitions.episode.max()))
-    dynamics = run.builder.learned_dynamics(run.transitions[:num_fitted], posterior)
-    return Knowledge(posterior, dynamics, num_fitted)
+
+
+def _knowledge(builder: Builder, path: pathlib.Path, fitted: Transitions) -> Knowledge:
+    """The posterior saved there and its dynamics. Raises OSError or ValueError where one is not of the other."""
+    posterior = load_posterior(path, posterior_kinds(builder.config.posterior.name))
+    theta = posterior.sample(1, generator=torch.Generator())
+    expected = parameter_shapes(builder.dynamics(fitted).model)
+    if {name: value.shape[1:] for name, value in theta.items()} != expected:
+        raise ValueError(
+            f"{path.name} has other parameters than the dynamics of config.yaml: an older program made it, or one "
+            "of the two was changed"
+        )
+    return Knowledge(posterior, builder.learned_dynamics(fitted, posterior), len(fitted))
 
 
 def _transitions(path: pathlib.Path, missing: list[str]) -> tuple[Transitions | None, Tensor]:

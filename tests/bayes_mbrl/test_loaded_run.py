@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import shutil
 
 import numpy as np
@@ -104,6 +105,18 @@ def test_of_a_checkpoint_alone_the_posterior_is_shown(folder: pathlib.Path) -> N
             p.sample(2, generator=torch.Generator().manual_seed(1)) for p in (run.final.posterior, state.posterior)
         ]
         assert all(torch.equal(draws[0][name], draws[1][name]) for name in draws[0])
+
+
+def test_a_posterior_of_another_dynamics_is_named(folder: pathlib.Path) -> None:
+    """As of an older program, which did not learn what this one does."""
+    config = (folder / "config.yaml").read_text()
+    changed = re.sub(r"noise: heteroscedastic", "noise: homoscedastic", config)
+    assert changed != config
+    (folder / "config.yaml").write_text(changed)
+    with open_run(folder) as run:
+        assert run.final is None
+        assert run.knowledge_after(0) is None
+        assert "posterior.safetensors has other parameters than the dynamics of config.yaml" in " ".join(run.missing)
 
 
 def test_rows_that_are_not_finite_are_counted(folder: pathlib.Path) -> None:
