@@ -37,7 +37,7 @@ def evaluate_plans(
     num_noise: int = 1,
     generator: torch.Generator,
     divergence_return: float = DIVERGENCE_RETURN,
-    max_particles: int = 2**12,
+    max_particles: int = 2**13,
     bf16: bool = False,
     finalists: float = 1.0,
 ) -> Tensor:
@@ -66,7 +66,7 @@ def evaluate_plans(
         scratch = NO_SCRATCH if torch.is_grad_enabled() else Buffers()
         theta_now, noise_now = {name: value[of] for name, value in theta.items()}, noise[:, of]
         sample = dynamics.sampler(theta_now, noise_now, scratch=scratch, bf16=bf16)
-        chunks = torch.split(plans, max(1, max_particles // (noise_now.shape[1] * num_noise)))
+        chunks = torch.split(plans, _chunk_size(len(plans), max_particles // (noise_now.shape[1] * num_noise)))
         rollout = _Rollout(sample, reward, termination, failure, propagation, divergence_return, scratch)
         ends = [rollout.follow(chunk, state, mixing[:, of]) for chunk in chunks]
         returns, failed = (torch.cat(parts, dim=-1) for parts in zip(*ends, strict=True))
@@ -87,6 +87,13 @@ def evaluate_plans(
         *(torch.cat([before.index_select(-1, best), after]) for before, after in zip(seen, rest, strict=True))
     )
     return torch.minimum(scores, final.min()).index_copy(0, best, final)
+
+
+def _chunk_size(count: int, at_most: int) -> int:
+    """Of equal chunks of `count` plans; where they are large a multiple of 16, since rows of a matrix that begin at odd
+    places in memory cost a quarter more."""
+    size = math.ceil(count / math.ceil(count / max(1, at_most)))
+    return math.ceil(size / 16) * 16 if size > 64 else size
 
 
 def check_finalists(finalists: float, propagation: Propagation) -> None:

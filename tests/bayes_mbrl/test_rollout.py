@@ -16,7 +16,7 @@ from bayes_mbrl.inference.draws import DrawsPosterior
 from bayes_mbrl.planners.objectives import FailureObjective, expected_return, mean_with_failure_limit
 from bayes_mbrl.planners.propagation import ts_1
 from bayes_mbrl.registry import PROPAGATIONS
-from bayes_mbrl.rollout import DIVERGENCE_RETURN, draw_noise, evaluate_plans, imagine
+from bayes_mbrl.rollout import DIVERGENCE_RETURN, _chunk_size, draw_noise, evaluate_plans, imagine
 
 K, M, C, H = 3, 4, 6, 5
 
@@ -365,6 +365,14 @@ def test_who_counts_failures_needs_to_be_told_them_and_nobody_else_does() -> Non
         returns_of(constant_plans(1), add_action, objective=Kept(), **settings)
     with pytest.raises(ValueError, match="need no failure function where the objective does not count failures"):
         returns_of(constant_plans(1), add_action, failure=arrived, **settings)
+
+
+@pytest.mark.parametrize(
+    ("count", "at_most", "size"),
+    [(6, 100, 6), (6, 0, 1), (6, 4, 3), (7, 4, 4), (500, 409, 256), (800, 409, 400), (100, 409, 112)],
+)
+def test_chunks_are_equal_and_large_ones_multiples_of_16(count: int, at_most: int, size: int) -> None:
+    assert _chunk_size(count, at_most) == size
 
 
 # Finalists: not all candidates meet all θ
