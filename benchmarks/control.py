@@ -79,7 +79,7 @@ def _oracle(config: Config, environment: Environment) -> MPCAgent:
     return MPCAgent(
         posterior=Nothing(),
         dynamics=dynamics,
-        planner=config.planner.build(low=environment.low, high=environment.high),
+        planner=Builder(config, environment).planner(),
         objective=config.objective.build(),
         propagation=config.propagation.row.load(),
         reward=environment.spec.reward,
