@@ -576,9 +576,9 @@ def test_an_environment_whose_actions_are_choices(tmp_path: pathlib.Path, name: 
 @pytest.mark.parametrize(
     ("env", "planner", "kind", "suitable"),
     [
-        ("toy_environments:Choices-v0", "mppi", "choices out of 5", "random-shooting, cem, exhaustive"),
+        ("toy_environments:Choices-v0", "mppi", "choices out of 5", "random-shooting, cem, icem, exhaustive"),
         ("Pendulum-v1", "exhaustive", "continuous", "random-shooting, cem, icem, mppi, gradient, ilqr"),
-        ("toy_environments:Choices-v0", "ilqr", "choices out of 5", "random-shooting, cem, exhaustive"),
+        ("toy_environments:Choices-v0", "ilqr", "choices out of 5", "random-shooting, cem, icem, exhaustive"),
     ],
 )
 def test_a_planner_that_does_not_suit_the_actions(env: str, planner: str, kind: str, suitable: str) -> None:
