@@ -409,6 +409,20 @@ def test_finalists_get_the_scores_they_would_have_got(
     torch.testing.assert_close(got[dropped], seen[dropped].clamp(max=full[best].min()), rtol=1e-9, atol=1e-9)
 
 
+def test_who_is_dropped_wins_over_no_finalist(evaluate: Callable[..., Tensor]) -> None:
+    """Plans that hardly differ: what was seen of the dropped ones is above the final score of some finalists."""
+    overtaken = 0
+    with torch.no_grad():
+        for seed in range(5):
+            full = evaluate(0.01 * plans(50), num_theta=7, seed=seed)
+            got = evaluate(0.01 * plans(50), num_theta=7, seed=seed, finalists=0.3)
+            final = torch.isclose(got, full, rtol=1e-9, atol=0)
+            overtaken += int((got[~final] == got[final].min()).sum())
+            assert int(final.sum()) >= 15
+            assert got.topk(15).values.min() >= got[~final].max()
+    assert overtaken > 0
+
+
 def test_finalists_keep_the_elites(evaluate: Callable[..., Tensor]) -> None:
     """The ten best of 200 are among the best 60 under two θ of seven: nine or more of them in each of ten draws."""
     with torch.no_grad():
