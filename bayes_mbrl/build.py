@@ -248,7 +248,7 @@ class Builder:
 
         Raises UserError where reward or termination is not one of these states.
         """
-        spec, config = self.environment.spec, self.config
+        spec, config, algorithm = self.environment.spec, self.config, self.algorithm
         planner = self.planner()
         dynamics = self.learned_dynamics(transitions, posterior)
         if self.device.type != "cpu":
@@ -269,8 +269,8 @@ class Builder:
                 failure=_of_observation(self.failure(termination), dynamics),
                 num_theta=config.rollout.num_theta,
                 num_noise=config.rollout.num_noise,
-                replan_every=self.algorithm.replan_every,
-                tolerance=self.algorithm.tolerance,
+                replan_every=algorithm.replan_every,
+                tolerance=planner.usual_tolerance if algorithm.tolerance is None else algorithm.tolerance,
                 bf16=config.rollout.bf16,
                 finalists=config.rollout.finalists,
                 divergence_return=_divergence_return(transitions, planner.horizon),

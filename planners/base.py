@@ -38,6 +38,8 @@ class Planner(ABC, Generic[State]):
     horizon: int
     num_iterations: int
     """How often to ask and tell before the plan is used."""
+    usual_tolerance: ClassVar[float] = 0.0
+    """The `tolerance` of a search that loses nothing by it: see `search`. 0 where small steps do not mean the end."""
     needs_gradient: ClassVar[bool] = False
     """Whether the scores must carry a graph to the plans: then `score` has to be called under grad mode."""
 
@@ -68,11 +70,12 @@ def search(
     *,
     generator: torch.Generator,
     tolerance: float = 0.0,
+    num_executed: int = 1,
 ) -> State:
     """Ask and tell `planner.num_iterations` times; `score` maps plans [C, H, A] to scores [C].
 
-    With a `tolerance` above 0 the search ends early, as soon as an iteration has moved the plan's first action, which
-    is the one to be executed, by no more than this share of high − low in every dimension.
+    With a `tolerance` above 0 the search ends early, as soon as an iteration has moved the plan's first `num_executed`
+    actions by no more than this share of high − low in every dimension.
 
     On another device than the CPU the scores are looked at once, after the last iteration, since looking waits for
     the device; a tolerance waits for it after every iteration.
@@ -81,13 +84,13 @@ def search(
     enough = tolerance * (planner.high - planner.low)
     unseen = []
     for _ in range(planner.num_iterations):
-        before = state.plan[0]
+        before = state.plan[:num_executed]
         plans = planner.ask(state, generator=generator)
         scores = score(plans)
         state = planner.tell(state, plans, scores)
         if not _is_seen_at_once(scores):
             unseen.append(scores)
-        if tolerance > 0 and bool(((state.plan[0] - before).abs() <= enough).all()):
+        if tolerance > 0 and bool(((state.plan[:num_executed] - before).abs() <= enough).all()):
             break
     if unseen:
         _require_finite(torch.cat(unseen))

@@ -118,6 +118,7 @@ class MPCAgent(Agent):
                 lambda plans: self.score(plans, observation, generator),
                 generator=generator,
                 tolerance=self.tolerance,
+                num_executed=self.replan_every,
             )
 
     def score(self, plans: Tensor, observation: Tensor, generator: torch.Generator) -> Tensor:
@@ -180,8 +181,9 @@ class MPC:
     """Environment steps between two fits of the posterior; None: after each episode."""
     replan_every: Annotated[int, Gt(0)] = 1
     """Environment steps between two plans; 1 is MPC proper, the horizon is open loop."""
-    tolerance: Annotated[float, Ge(0), Lt(1)] = 0.0
-    """A search ends once an iteration moves the next action by no more than this share of its range; 0: all of them."""
+    tolerance: Annotated[float, Ge(0), Lt(1)] | None = None
+    """A search ends once an iteration moves what will be executed by no more than this share of the actions' range; 0:
+    never before its last iteration; None: as suits the planner (`Planner.usual_tolerance`)."""
     exploration: Exploration = "none"
     """How training episodes are planned; evaluation is always greedy: by the objective alone, averaged over θ."""
     information_weight: Annotated[float, Ge(0)] = 1.0

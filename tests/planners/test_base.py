@@ -73,6 +73,32 @@ def test_search_ends_when_the_first_action_hardly_moves(
     assert len(state.heard) == num_iterations
 
 
+@pytest.mark.parametrize(("num_executed", "num_iterations"), [(1, 1), (2, 3)])
+def test_all_actions_that_will_be_executed_have_to_rest(
+    num_executed: int, num_iterations: int, generator: torch.Generator
+) -> None:
+    """The first action rests from the start; the second moves by 1, 1/2, 1/4, ... of the narrower range."""
+
+    class SecondMoves(Nearing):
+        def init(self) -> CountingState:
+            return CountingState(torch.zeros(2, 2))
+
+        def tell(self, state: CountingState, plans: Tensor, scores: Tensor) -> CountingState:
+            plan = torch.stack([state.plan[0], state.plan[1] + (1 - state.plan[1]) / 2])
+            return CountingState(plan, (*state.heard, float(scores)))
+
+    planner = SecondMoves(LOW, HIGH, num_iterations=9)
+    state = search(
+        planner,
+        planner.init(),
+        lambda p: p[:, 0, 0],
+        generator=generator,
+        tolerance=0.3,
+        num_executed=num_executed,
+    )
+    assert len(state.heard) == num_iterations
+
+
 def test_require_names_every_problem_in_one_error() -> None:
     with pytest.raises(ValueError, match=r"^need a; need c$"):
         require((False, "need a"), (True, "need b"), (False, "need c"))
