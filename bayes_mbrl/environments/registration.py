@@ -78,7 +78,8 @@ def find_spec(name: str) -> EnvironmentSpec:
         raise UserError(_unknown(name, registered))
     _need_mujoco(registered)
     spec = _registered.get(registered, EnvironmentSpec(name, "a Gymnasium environment of which nothing is known"))
-    return _with_a_horizon(spec, gymnasium.registry[registered].max_episode_steps)
+    spec = _with_a_horizon(spec, gymnasium.registry[registered].max_episode_steps)
+    return spec if spec.reward is not None else _with_noise_for_rewards(spec)
 
 
 def _with_a_horizon(spec: EnvironmentSpec, max_episode_steps: int | None) -> EnvironmentSpec:
@@ -89,6 +90,14 @@ def _with_a_horizon(spec: EnvironmentSpec, max_episode_steps: int | None) -> Env
         return spec
     planner = {**planner, "horizon": max_episode_steps}
     return dataclasses.replace(spec, defaults={**spec.defaults, "planner": planner})
+
+
+def _with_noise_for_rewards(spec: EnvironmentSpec) -> EnvironmentSpec:
+    """With one std for all of a dimension by default: a network with a std for each input explains a reward that is
+    seldom other than 0 as noise, and never learns where it is (docs/decisions/0012)."""
+    dynamics = spec.defaults.get("dynamics", {})
+    dynamics = {"name": dynamics} if isinstance(dynamics, str) else dynamics
+    return dataclasses.replace(spec, defaults={**spec.defaults, "dynamics": {"noise": "homoscedastic", **dynamics}})
 
 
 def _differences(one: EnvironmentSpec, other: EnvironmentSpec) -> list[str]:

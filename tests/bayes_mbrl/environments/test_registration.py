@@ -168,7 +168,7 @@ def test_what_is_no_function(tank: pathlib.Path, field: str) -> None:
 
 def test_a_mistake_in_the_module_is_told_as_it_is(tank: pathlib.Path) -> None:
     tank.write_text(MODULE.replace('EnvironmentSpec(\n        "Tank-v0"', 'EnvironmentSpec(\n        "Tink-v0"'))
-    with pytest.raises(UserError, match=r"^tanks: Gymnasium does not know 'Tink-v0' \(nearest are Tank-v0\)"):
+    with pytest.raises(UserError, match=r"^tanks: Gymnasium does not know 'Tink-v0' \(nearest are Tank-v0"):
         find_spec("tanks:Tank-v0")
 
 
@@ -179,6 +179,13 @@ def test_a_default_that_is_no_setting(tank: pathlib.Path) -> None:
 
 
 SHORT = "toy_environments:Short-v0"  # episodes of at most six steps
+
+
+def test_where_the_reward_is_learned_its_noise_does_not_explain_it_away() -> None:
+    assert resolve(options={"env": SHORT}).dynamics.settings["noise"] == "homoscedastic"
+    assert resolve(["dynamics.noise=fixed"], options={"env": SHORT}).dynamics.settings["noise"] == "fixed"
+    assert resolve(options={"env": "Pendulum-v1"}).dynamics.settings["noise"] == "heteroscedastic"
+    assert resolve(["dynamics=linear"], options={"env": SHORT}).dynamics.name == "linear"
 
 
 def test_the_usual_horizon_ends_with_the_episode_and_a_longer_one_is_refused(tmp_path: pathlib.Path) -> None:
