@@ -16,6 +16,7 @@ LAYERS = (
     ("_version", "config_problems", "data", "errors", "seeding", "signatures"),
     ("dynamics", "environments", "files", "yaml_subset"),
     ("fit_record", "lookahead", "registry", "rollout", "snapshots"),
+    ("finalists",),
     ("algorithms", "arviz_export", "checkpoint", "config_sources", "plan_returns"),
     ("config", "devices"),
     ("build", "cautions", "posterior_diagnosis", "progress", "run_folder", "simulation"),

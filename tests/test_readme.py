@@ -41,7 +41,7 @@ def test_the_four_steps_quote_the_code() -> None:
     code = (ROOT / "bayes_mbrl" / "rollout.py").read_text(encoding="utf-8")
     for quoted in (
         "theta = posterior.sample(num_theta, generator=generator)",
-        "following = self.sample(step, states, action)",
+        "following = sample(t, states, action)",
     ):
         assert quoted in README
         assert quoted in code

@@ -11,6 +11,7 @@ Source: lecture, "model-based reinforcement learning version 1.5" and "How to pl
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
@@ -22,12 +23,13 @@ from bayes_mbrl.algorithms.base import Agent
 from bayes_mbrl.algorithms.ilqr import replan_by_ilqr
 from bayes_mbrl.dynamics.base import Dynamics
 from bayes_mbrl.environments.rewards import RewardFunction, TerminationFunction
+from bayes_mbrl.finalists import check_finalists, evaluate_finalists
 from bayes_mbrl.inference.base import Posterior
 from bayes_mbrl.planners.base import Planner, search
 from bayes_mbrl.planners.ilqr import ILQR
 from bayes_mbrl.planners.objectives import FailureObjective, Objective, check_failure
 from bayes_mbrl.planners.propagation import Propagation
-from bayes_mbrl.rollout import DIVERGENCE_RETURN, check_finalists, evaluate_plans
+from bayes_mbrl.rollout import DIVERGENCE_RETURN, evaluate_plans
 
 Exploration = Literal["none", "thompson", "information-gain", "hallucinated"]
 """Names of the files with these ways to explore."""
@@ -68,8 +70,9 @@ class MPCAgent(Agent):
     tolerance: float = 0.0
     """Share of the actions' range; see `planners.base.search`."""
     bf16: bool = False
+    """See `evaluate_plans`."""
     finalists: float = 1.0
-    """These two: see `evaluate_plans`."""
+    """See `evaluate_finalists`; 1: all candidates meet all θ."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.replan_every <= self.planner.horizon:
@@ -123,7 +126,8 @@ class MPCAgent(Agent):
 
     def score(self, plans: Tensor, observation: Tensor, generator: torch.Generator) -> Tensor:
         """The four steps of the lecture: scores [C] of the plans [C, H, A] from the observation [S]."""
-        return evaluate_plans(
+        evaluate = functools.partial(evaluate_finalists, finalists=self.finalists)
+        return (evaluate_plans if self.finalists == 1 else evaluate)(
             plans,
             observation,
             posterior=self.posterior,
@@ -138,7 +142,6 @@ class MPCAgent(Agent):
             generator=generator,
             divergence_return=self.divergence_return,
             bf16=self.bf16,
-            finalists=self.finalists,
         )
 
 
@@ -183,7 +186,7 @@ class MPC:
     """Environment steps between two plans; 1 is MPC proper, the horizon is open loop."""
     tolerance: Annotated[float, Ge(0), Lt(1)] | None = None
     """A search ends once an iteration moves what will be executed by no more than this share of the actions' range; 0:
-    never before its last iteration; None: as suits the planner (`Planner.usual_tolerance`)."""
+    never before its last iteration; None: as suits the planner (`Planner.usual_tolerance`), 0 on a GPU."""
     exploration: Exploration = "none"
     """How training episodes are planned; evaluation is always greedy: by the objective alone, averaged over θ."""
     information_weight: Annotated[float, Ge(0)] = 1.0

@@ -29,6 +29,7 @@ from bayes_mbrl.dynamics.standardise import Standardiser
 from bayes_mbrl.environments import rewards
 from bayes_mbrl.environments.adapter import Environment
 from bayes_mbrl.errors import UserError
+from bayes_mbrl.finalists import evaluate_finalists
 from bayes_mbrl.inference.base import Theta
 from bayes_mbrl.inference.draws import DrawsPosterior
 from bayes_mbrl.inference.network import BayesianNetwork
@@ -79,7 +80,7 @@ def evaluate(plans: Tensor, **settings: Any) -> Tensor:
     )
     draws = {name: meta(1, *prior.batch_shape) for name, prior in dynamics.model.prior().items()}
     with torch.no_grad(), NothingElsewhere():
-        return evaluate_plans(
+        return (evaluate_finalists if "finalists" in settings else evaluate_plans)(
             plans,
             meta(S),
             **{

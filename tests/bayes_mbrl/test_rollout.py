@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from bayes_mbrl.data import Transitions
 from bayes_mbrl.dynamics.known import KnownDynamics, Nothing
+from bayes_mbrl.finalists import evaluate_finalists
 from bayes_mbrl.inference.draws import DrawsPosterior
 from bayes_mbrl.planners.objectives import FailureObjective, expected_return, mean_with_failure_limit
 from bayes_mbrl.planners.propagation import ts_1
@@ -52,7 +53,8 @@ def evaluate(network_problem: Any, transitions: Transitions) -> Callable[..., Te
             "generator": torch.Generator().manual_seed(seed),
             **changes,
         }
-        return evaluate_plans(candidates, transitions.state[0], **settings)
+        call = evaluate_finalists if "finalists" in settings else evaluate_plans
+        return call(candidates, transitions.state[0], **settings)
 
     return scores
 
