@@ -253,8 +253,6 @@ class Builder:
         dynamics = self.learned_dynamics(transitions, posterior)
         if self.device.type != "cpu":
             dynamics, posterior = dynamics.to(self.device), _on(self.device, posterior)
-        # To look whether a plan has come to rest is to wait for the device.
-        usual_tolerance = planner.usual_tolerance if self.device.type == "cpu" else 0.0
         termination = self._termination(dynamics)
         reward = _of_observation(spec.reward, dynamics) or dynamics.reward
         assert reward is not None, "a dynamics that knows no reward learns it, or refuses to"
@@ -272,7 +270,7 @@ class Builder:
                 num_theta=config.rollout.num_theta,
                 num_noise=config.rollout.num_noise,
                 replan_every=algorithm.replan_every,
-                tolerance=usual_tolerance if algorithm.tolerance is None else algorithm.tolerance,
+                tolerance=algorithm.tolerance,
                 bf16=config.rollout.bf16,
                 finalists=config.rollout.finalists,
                 divergence_return=_divergence_return(transitions, planner.horizon),

@@ -34,7 +34,6 @@ WAYS = {
 SETTINGS = (
     "planner=icem", "planner.horizon=100", "planner.colour=2", "planner.num_candidates=60", "planner.num_elites=8",
     "planner.num_iterations=3", "planner.initial_std_fraction=0.5", "algorithm.replan_every=20",
-    "algorithm.tolerance=0",
     "posterior=ensemble", "posterior.resample=false", "posterior.num_steps=1500", "dynamics.hidden=[32,32]",
 )  # fmt: skip
 

@@ -179,9 +179,7 @@ def default_budget(env: str) -> Budget:
     config = resolve(options={"env": env})
     settings, name = config.planner.settings, config.planner.name
     size = settings["num_candidates"], settings["num_iterations"], config.rollout.num_theta
-    usual = config.planner.row.load().usual_tolerance  # type: ignore[attr-defined]
-    tolerance = config.algorithm.settings["tolerance"]
-    return Budget(name, *size, tolerance=usual if tolerance is None else tolerance, finalists=config.rollout.finalists)
+    return Budget(name, *size, tolerance=config.algorithm.settings["tolerance"], finalists=config.rollout.finalists)
 
 
 def main() -> None:

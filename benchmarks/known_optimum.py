@@ -38,8 +38,6 @@ class Control:
     planner: Any
     system: Cost
     generator: torch.Generator
-    tolerance: float = 0.0
-    """Of the search; see `search`."""
 
     def plan(self, state: Any, start: Tensor) -> Any:
         """The planner's state after a search from `state` on."""
@@ -52,11 +50,7 @@ class Control:
             return found
         with torch.set_grad_enabled(self.planner.needs_gradient):
             return search(
-                self.planner,
-                state,
-                lambda plans: -simulated_cost(plans, a, b, q, r, start),
-                generator=self.generator,
-                tolerance=self.tolerance,
+                self.planner, state, lambda plans: -simulated_cost(plans, a, b, q, r, start), generator=self.generator
             )
 
     def cost(self, policy: Callable[[Tensor], Tensor]) -> float:
@@ -76,7 +70,7 @@ def excess(name: str, settings: Mapping[str, Any], system: Cost, seed: int) -> t
     least, best = riccati(*system, horizon=horizon)
     bound = 1.5 * best.abs().amax(dim=0)
     planner = PLANNERS.rows[name].load()(low=-1.4 * bound, high=bound, **settings)
-    control = Control(planner, system, torch.Generator().manual_seed(seed), planner.usual_tolerance)
+    control = Control(planner, system, torch.Generator().manual_seed(seed))
     plan = control.plan(planner.init(), system[-1]).plan
     warm = [planner.init()]
 

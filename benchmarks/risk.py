@@ -34,7 +34,6 @@ SETTINGS = (
     "posterior=ensemble", "posterior.num_members=8", "posterior.resample=false", "posterior.num_steps=1500",
     "dynamics.hidden=[32,32]", "rollout.num_theta=8", "rollout.num_noise=10",
     "planner=icem", "planner.colour=2", "planner.num_candidates=100", "planner.num_iterations=4",
-    "algorithm.tolerance=0",
 )  # fmt: skip
 OBJECTIVES = {
     "mean": ("objective=mean",),

@@ -38,8 +38,6 @@ class Planner(ABC, Generic[State]):
     horizon: int
     num_iterations: int
     """How often to ask and tell before the plan is used."""
-    usual_tolerance: ClassVar[float] = 0.0
-    """The `tolerance` of a search that loses nothing by it: see `search`. 0 where small steps do not mean the end."""
     needs_gradient: ClassVar[bool] = False
     """Whether the scores must carry a graph to the plans: then `score` has to be called under grad mode."""
 

@@ -6,7 +6,6 @@ bounds, where PETS truncates at two standard deviations and shrinks the variance
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -39,7 +38,6 @@ class CEM(Planner[CEMState]):
     Raises ValueError on impossible settings, all of them at once.
     """
 
-    usual_tolerance: ClassVar[float] = 0.05
     low: Tensor
     high: Tensor
     horizon: int = 25

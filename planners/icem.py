@@ -6,7 +6,6 @@ where the paper draws the last action of a shifted elite at random: it is mid-ra
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -41,7 +40,6 @@ class ICEM(Planner[ICEMState]):
     Raises ValueError on impossible settings, all of them at once.
     """
 
-    usual_tolerance: ClassVar[float] = 0.05
     low: Tensor
     high: Tensor
     horizon: int = 25

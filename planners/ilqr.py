@@ -56,8 +56,6 @@ class ILQR:
     """
 
     needs_gradient: ClassVar[bool] = True
-    usual_tolerance: ClassVar[float] = 0.0
-    """Of a search by scores, which this is not."""
 
     low: Tensor
     """[A] lowest action, finite."""

@@ -184,9 +184,9 @@ class MPC:
     """Environment steps between two fits of the posterior; None: after each episode."""
     replan_every: Annotated[int, Gt(0)] = 1
     """Environment steps between two plans; 1 is MPC proper, the horizon is open loop."""
-    tolerance: Annotated[float, Ge(0), Lt(1)] | None = None
+    tolerance: Annotated[float, Ge(0), Lt(1)] = 0.0
     """A search ends once an iteration moves what will be executed by no more than this share of the actions' range; 0:
-    never before its last iteration; None: as suits the planner (`Planner.usual_tolerance`), 0 on a GPU."""
+    never before its last iteration."""
     exploration: Exploration = "none"
     """How training episodes are planned; evaluation is always greedy: by the objective alone, averaged over θ."""
     information_weight: Annotated[float, Ge(0)] = 1.0

@@ -330,15 +330,3 @@ def test_what_saves_work_reaches_the_agent(transitions: Transitions) -> None:
     draws = builder.dynamics(transitions).model.initial(2, generator=torch.Generator().manual_seed(0))
     agent = builder.agent(transitions, DrawsPosterior(draws))
     assert (agent.bf16, agent.finalists, agent.tolerance) == (True, 0.5, 0.1)
-
-
-@pytest.mark.parametrize(("planner", "tolerance"), [("cem", 0.05), ("icem", 0.05), ("gradient", 0.0), ("ilqr", 0.0)])
-def test_a_search_ends_early_where_that_suits_the_planner(
-    planner: str, tolerance: float, transitions: Transitions
-) -> None:
-    """Gradient ascent takes small steps from the first on: that they are small does not say that it has arrived."""
-    builder = _builder("LinearGaussian-v0", f"planner={planner}")
-    draws = builder.dynamics(transitions).model.initial(2, generator=torch.Generator().manual_seed(0))
-    assert builder.agent(transitions, DrawsPosterior(draws)).tolerance == tolerance
-    insistent = _builder("LinearGaussian-v0", f"planner={planner}", "algorithm.tolerance=0")
-    assert insistent.agent(transitions, DrawsPosterior(draws)).tolerance == 0
