@@ -122,6 +122,9 @@ def fit(
     hold_out: Annotated[
         int, typer.Option(min=0, help="How many of the last episodes only judge the model, in the report.")
     ] = 0,
+    device: Annotated[
+        str | None, typer.Option(help="Where evaluate and resume plan later: cpu, or cuda where there is.")
+    ] = None,
     out: Annotated[pathlib.Path | None, typer.Option(help="New folder for the run.  [default: one in runs/]")] = None,
     debug: Debug = False,
 ) -> None:
@@ -131,7 +134,7 @@ def fit(
 
         _one_thread()
         recording = offline.read_data(data)
-        options = {"env": env, "posterior": posterior, "seed": seed}
+        options = {"env": env, "posterior": posterior, "seed": seed, "device": device}
         warn = lambda text: typer.echo(f"warning: {text}", err=True)  # noqa: E731
         config = offline.configure(recording, overrides or [], options=options, warn=warn)
         offline.check(config, recording, hold_out)

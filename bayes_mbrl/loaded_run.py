@@ -231,7 +231,17 @@ def _evaluation(folder: pathlib.Path, missing: list[str]) -> Transitions | None:
     if not path.exists() and not (folder / "evaluation.json").exists():
         missing.append("there are no evaluation episodes: the run has not been evaluated yet")
         return None
+    if not path.exists() and _evaluated_by_none(folder):
+        return None
     return _transitions(path, missing)[0]
+
+
+def _evaluated_by_none(folder: pathlib.Path) -> bool:
+    """Whether evaluation.json says that there was no episode, as after `bayes-mbrl fit`: then none is missing."""
+    try:
+        return bool(json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))["returns"] == [])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _metrics(path: pathlib.Path, missing: list[str]) -> list[dict[str, Any]]:

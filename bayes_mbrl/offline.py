@@ -32,15 +32,15 @@ def read_data(data: str) -> Recording:
     """What DATA of `bayes-mbrl fit DATA` names: a folder with `transitions.npz` (of a run, say), such a file, or a
     Minari dataset that is on this machine.
 
-    Episodes are numbered from 0. Raises UserError when there is nothing of the kind or it cannot be used.
+    Episodes are numbered from 0, and the rows of each stand together, see `_episode_by_episode`. Raises UserError when
+    there is nothing of the kind or it cannot be used.
     """
     path = pathlib.Path(data)
     if not path.exists() and path.suffix != ".npz":
         recording = read_minari(data)
     else:
         recording = _read_npz(path / "transitions.npz" if path.is_dir() else path)
-    number = torch.unique_consecutive(recording.transitions.episode, return_inverse=True)[1]
-    return dataclasses.replace(recording, transitions=dataclasses.replace(recording.transitions, episode=number.long()))
+    return dataclasses.replace(recording, transitions=_episode_by_episode(recording.transitions, data))
 
 
 def configure(
@@ -123,6 +123,34 @@ def _read_npz(path: pathlib.Path) -> Recording:
     recorded = read_mapping(path.with_name("config.yaml"))[0] if path.with_name("config.yaml").exists() else {}
     env = recorded.get("env")
     return recording_of(transitions, env if isinstance(env, str) else None)
+
+
+def _episode_by_episode(transitions: Transitions, data: str) -> Transitions:
+    """The same rows with the episodes one after the other, numbered from 0 by where they begin.
+
+    Ids may come back: rows of parallel environments, or of runs that were put together. A row goes on with the earlier
+    rows of its id where it stands right behind them or its state is their last next_state; else an episode begins.
+    Raises UserError where that leaves episodes of one step.
+    """
+    order = transitions.episode.argsort(stable=True)
+    earlier, later = transitions[order[:-1]], transitions[order[1:]]
+    same, adjacent = later.episode == earlier.episode, order.diff() == 1
+    joined = torch.isclose(later.state, earlier.next_state, rtol=1e-4, atol=1e-6).all(1) & ~earlier.terminated
+    goes_on = same & (adjacent | joined)
+    begins = torch.cat([torch.ones(1, dtype=torch.bool), ~goes_on])
+    rank = order[begins].argsort().argsort()  # of an episode's first row among those of all
+    number = torch.empty_like(order)
+    number[order] = rank[begins.cumsum(0) - 1]
+    lengths = number.bincount()
+    unfinished = (lengths == 1)[number] & ~transitions.terminated
+    if bool((same & ~adjacent).any()) and 2 * int(unfinished.sum()) > len(lengths):
+        raise UserError(
+            f"{data}: ids of episodes come back after others, as of parallel environments, and the state of such a row "
+            "is not the next_state of the row before it of that episode, so the rows cannot be put together: sort them "
+            "by episode, each in the order of time"
+        )
+    rows = number.argsort(stable=True)
+    return dataclasses.replace(transitions[rows], episode=number[rows])
 
 
 def _check_fits(recording: Recording, environment: Environment) -> None:

@@ -1,6 +1,7 @@
 """Recorded data: what is read of them, and a folder that report, diagnose, evaluate and resume open."""
 
 import contextlib
+import dataclasses
 import gc
 import json
 import pathlib
@@ -141,7 +142,7 @@ def test_from_a_dataset_to_a_page_and_back_to_the_environment(tmp_path: pathlib.
         assert run.unseen.episode.tolist() == [3] * 6
     _do("report", str(folder))
     assert (folder / "report.html").exists()
-    _do("diagnose", str(folder), "--folds", "0")
+    assert "evaluation.npz" not in _do("diagnose", str(folder), "--folds", "0")
     assert "evaluation return" in _do("evaluate", str(folder), "--episodes", "2")
     assert resume(folder, episodes=5).next_episode == 5
     assert saved(folder).num_fitted == 30
@@ -157,6 +158,7 @@ def test_without_an_environment(tmp_path: pathlib.Path) -> None:
     config = load_run(folder)
     assert config.env == "recorded (2 numbers, actions [-1, 2])"
     with open_run(folder) as run:
+        assert run.missing == ()  # no evaluation is missed where there was none
         assert run.final is not None
         assert run.final.dynamics.output_dim == 4
     assert "failed" not in _do("report", str(folder), "--format", "md")
@@ -179,6 +181,64 @@ def test_the_folder_of_a_run_is_data_too(tmp_path: pathlib.Path) -> None:
         assert torch.equal(tensor, second.tensors()[name])
     (tmp_path / "first" / "config.yaml").unlink()  # then nothing says how many choices there were
     assert offline.read_data(str(tmp_path / "first" / "transitions.npz")).choices == ()
+
+
+def _walks(*lengths: int) -> Transitions:
+    """Episodes of a random walk, one after the other; the first one ends by itself."""
+    generator = torch.Generator().manual_seed(5)
+    rows = []
+    for number, length in enumerate(lengths):
+        path = torch.randn(length + 1, 2, generator=generator).cumsum(0)
+        ends = torch.zeros(length, dtype=torch.bool)
+        ends[-1] = number == 0
+        action = torch.randn(length, 1, generator=generator)
+        rows.append(Transitions(path[:-1], action, action[:, 0], path[1:], ends, torch.full((length,), number)))
+    return Transitions.concatenate(rows)
+
+
+def _read(path: pathlib.Path, transitions: Transitions) -> Transitions:
+    transitions.save(path)
+    return offline.read_data(str(path)).transitions
+
+
+def _equal(one: Transitions, other: Transitions) -> bool:
+    return all(torch.equal(tensor, other.tensors()[name]) for name, tensor in one.tensors().items())
+
+
+def test_rows_of_parallel_environments_are_put_together(tmp_path: pathlib.Path) -> None:
+    """One row of each in turn, until it has ended; ids are in no order."""
+    apart = _walks(4, 7, 1, 5)
+    step = torch.cat([torch.arange(n) for n in (4, 7, 1, 5)])
+    turns = step.argsort(stable=True)
+    mixed = apart[turns]
+    for ids in ([0, 1, 2, 3], [7, 3, 90, -1]):
+        named = dataclasses.replace(mixed, episode=torch.tensor(ids)[mixed.episode])
+        assert _equal(_read(tmp_path / "mixed.npz", named), apart)
+    assert _equal(_read(tmp_path / "apart.npz", apart), apart)
+
+
+def test_an_environment_that_begins_anew_under_its_old_id(tmp_path: pathlib.Path) -> None:
+    """Ids of environments and not of episodes, and two files that were put together: what does not go on is new."""
+    apart = _walks(4, 7, 6, 5)
+    ids = torch.tensor([0, 1, 0, 1])[apart.episode]
+    assert _equal(_read(tmp_path / "two.npz", dataclasses.replace(apart, episode=ids)), apart)
+
+
+def test_rows_that_cannot_be_put_together_are_refused(tmp_path: pathlib.Path) -> None:
+    apart = _walks(4, 7, 6, 5)
+    step = torch.cat([torch.arange(n) for n in (4, 7, 6, 5)])
+    mixed = apart[step.argsort(stable=True)]
+    with pytest.raises(UserError, match=r"mixed\.npz: ids of episodes come back after others.*sort them by episode"):
+        _read(tmp_path / "mixed.npz", dataclasses.replace(mixed, next_state=mixed.next_state + 1))
+    sorted_ = dataclasses.replace(apart, next_state=apart.next_state + 1)
+    assert _equal(_read(tmp_path / "apart.npz", sorted_), sorted_)
+
+
+def test_a_device_for_what_acts_later(tmp_path: pathlib.Path) -> None:
+    _collect("toys/drift-v0", "Drift-v0", 1)
+    text = _do("fit", "toys/drift-v0", "--device", "cuda:99", "--out", str(tmp_path / "run"), code=2)
+    assert "device 'cuda:99' does not exist here" in text
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_environment_that_is_not_that_of_the_data(tmp_path: pathlib.Path) -> None:
