@@ -147,6 +147,8 @@ class Builder:
             raise UserError(f"device {name} is for planners of continuous actions by scores: take device=cpu")
         if config.dynamics.name not in ("network", "linear"):
             raise UserError(f"device {name} is for dynamics network and linear, got {config.dynamics.name}")
+        if config.dynamics.settings.get("likelihood", "normal") != "normal":
+            raise UserError(f"device {name} is for dynamics.likelihood=normal: student-t is drawn by SciPy on the CPU")
         if config.recalibration.name != "none":
             raise UserError(f"device {name} is for recalibration none, got {config.recalibration.name}")
 

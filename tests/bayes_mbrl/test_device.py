@@ -233,6 +233,10 @@ def test_the_first_of_several(monkeypatch: pytest.MonkeyPatch) -> None:
     ("overrides", "problem"),
     [
         (["dynamics=physics"], "device cuda is for dynamics network and linear, got physics"),
+        (
+            ["dynamics.likelihood=student-t"],
+            "device cuda is for dynamics.likelihood=normal: student-t is drawn by SciPy",
+        ),
         (["recalibration=quantile"], "device cuda is for recalibration none, got quantile"),
         (["planner=ilqr"], "device cuda is for planners of continuous actions by scores"),
     ],
