@@ -13,7 +13,7 @@ from bayes_mbrl.dynamics.base import Dynamics
 from bayes_mbrl.inference.base import Posterior
 from bayes_mbrl.planners.objectives import FailureObjective, Objective
 from bayes_mbrl.planners.propagation import Propagation, distribution_sampling, ts_infinity
-from bayes_mbrl.rollout import Draws, draw_noise, evaluate_plans
+from bayes_mbrl.rollout import Draws, check_arguments, draw_noise, evaluate_plans
 
 
 def evaluate_finalists(
@@ -35,9 +35,10 @@ def evaluate_finalists(
     All candidates meet a third of the θ first, and only a share `finalists` of them, the best so far, the others, with
     the same noise. Finalists get the score that `evaluate_plans` would have given them; the rest, which is below the
     last finalist by what was seen, its score so far or that of the last finalist, whichever is lower.
-    Raises ValueError as `check_finalists`.
+    Raises ValueError as `check_finalists` and `evaluate_plans`.
     """
     check_finalists(finalists, propagation)
+    check_arguments(plans, state, num_theta, num_noise)
     theta = posterior.sample(num_theta, generator=generator)
     draws = Draws(theta, *draw_noise(plans.shape[1], num_theta, num_noise, dynamics, state, generator=generator))
 

@@ -5,16 +5,18 @@ Axes: K parameter samples, M noise draws, C candidate plans, H horizon, S state,
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from bayes_mbrl.dynamics.base import Dynamics
-from bayes_mbrl.environments.rewards import RewardFunction, TerminationFunction
+from bayes_mbrl.environments.rewards import RewardFunction, TerminationFunction, check_per_state
 from bayes_mbrl.inference.base import Posterior, Theta
 from bayes_mbrl.inference.scratch import NO_SCRATCH, Buffers
+from bayes_mbrl.planners.base import require
 from bayes_mbrl.planners.objectives import FailureObjective, Objective, check_failure
-from bayes_mbrl.planners.propagation import Propagation, carry, ts_infinity
+from bayes_mbrl.planners.propagation import Propagation, carry, ts_1, ts_infinity
 
 DIVERGENCE_RETURN = -1e6
 """Return of a particle whose state or reward overflowed, unless the caller knows a number that suits the task."""
@@ -68,24 +70,33 @@ def evaluate_plans(
     to plans and θ under grad mode; under `torch.no_grad()` the horizon loop works in preallocated buffers, and memory
     is bounded by taking the candidates in chunks of about `max_particles` / (K·M). `draws` were made before, in place
     of new ones; `bf16`: see `Dynamics.sampler`. Source: lecture, "How to plan with uncertainty".
+    Raises ValueError where plans, state, K or M are not as said, a number of the state is not finite (looked at on the
+    CPU only, elsewhere that would wait), and where a function does not return one number, or bool, for each state.
     """
     check_failure(objective, failure)
+    check_arguments(plans, state, num_theta, num_noise)
+    reward = _checked("reward", reward)
+    termination = termination and _checked("termination", termination)
+    failure = failure and _checked("failure", failure)
     if draws is None:
         theta = posterior.sample(num_theta, generator=generator)  # 1. θ ~ p(θ | D)
         draws = Draws(theta, *draw_noise(plans.shape[1], num_theta, num_noise, dynamics, state, generator=generator))
     scratch = NO_SCRATCH if torch.is_grad_enabled() else Buffers()
     sample, take = dynamics.sampler(draws.theta, draws.noise, scratch=scratch, bf16=bf16), scratch.take
+    living = _begin_anew(state) if torch.is_grad_enabled() and termination is not None else _as_they_are
+    apart = propagation in (ts_infinity, ts_1)  # else the dead count in what the living become
     zero, returns, failures = state.new_zeros(()), [], []
     particles = draws.mixing.shape[1:3]
-    for chunk in torch.split(plans, _chunk_size(len(plans), max_particles // particles.numel())):
+    for chunk in torch.split(plans, chunk_size(len(plans), max_particles // particles.numel())):
         states = state.expand(*particles, len(chunk), -1)
         total, alive = state.new_zeros(states.shape[:-1]), state.new_ones(states.shape[:-1], dtype=torch.bool)
         failed = torch.zeros_like(alive)
         for t, (action, mixing) in enumerate(zip(chunk.unbind(1), draws.mixing.unbind(0), strict=True)):
-            following = sample(t, states, action)  # 2. s' ~ p(s' | s, a, θ)
+            following = sample(t, living(states, alive) if apart else states, action)  # 2. s' ~ p(s' | s, a, θ)
             check = torch.sum(following, -1, out=take("check", alive.shape, zero))  # 0 times it is 0, or NaN
             out = take("gained", alive.shape, zero)
-            gained = torch.add(reward(states, action, following), check, alpha=0, out=out)
+            rewards = reward(living(states, alive), action, living(following, alive))
+            gained = torch.add(rewards, check, alpha=0, out=out)
             if termination is not None:
                 gained = torch.where(alive, gained, zero, out=out)
             total = torch.add(total, gained, out=take("total", alive.shape, zero))  # 3. R = Σ r(s, a)
@@ -109,7 +120,52 @@ def evaluate_plans(
     return objective(outcomes)  # 4. repeat 1 to 3, over [K, M], and average
 
 
-def _chunk_size(count: int, at_most: int) -> int:
+def check_arguments(plans: Tensor, state: Tensor, num_theta: int, num_noise: int) -> None:
+    """Raise ValueError where they are not as `evaluate_plans` says."""
+    require(
+        (
+            plans.ndim == 3 and plans.numel() > 0 and plans.is_floating_point(),
+            f"need plans [C, H, A] of floats with C, H and A >= 1, got {plans.dtype} {list(plans.shape)}",
+        ),
+        (
+            state.ndim == 1 and len(state) > 0 and state.is_floating_point(),
+            f"need one state [S] of floats, got {state.dtype} {list(state.shape)}",
+        ),
+        (num_theta >= 1 and num_noise >= 1, f"need num_theta and num_noise >= 1, got {num_theta} and {num_noise}"),
+    )
+    if state.device.type == "cpu" and not bool(state.isfinite().all()):
+        raise ValueError(f"need a state of finite numbers, got {state.tolist()}: look at what was observed")
+
+
+def _checked(what: str, function: RewardFunction) -> RewardFunction:
+    """The function, whose results are held against the shape of the states: nothing that is computed or waited for."""
+
+    def checked(state: Tensor, action: Tensor, next_state: Tensor) -> Tensor:
+        got = function(state, action, next_state)
+        check_per_state(what, got, next_state.shape[:-1])
+        return got
+
+    return checked
+
+
+def _as_they_are(states: Tensor, alive: Tensor) -> Tensor:
+    return states
+
+
+def _begin_anew(start: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """For gradients, which the dead would make NaN, though nothing of theirs counts: 0 times the slope of a NaN is NaN.
+
+    (states [K, M, C, S], alive [K, M, C]) → the states, and `start` in the place of the dead.
+    """
+
+    def living(states: Tensor, alive: Tensor) -> Tensor:
+        there = torch.nn.functional.pad(start.detach(), (0, states.shape[-1] - len(start)))  # of a learned reward
+        return torch.where(alive[..., None], states, there)
+
+    return living
+
+
+def chunk_size(count: int, at_most: int) -> int:
     """Of equal chunks of `count` plans; where they are large a multiple of 16, since rows of a matrix that begin at odd
     places in memory cost a quarter more."""
     size = math.ceil(count / math.ceil(count / max(1, at_most)))

@@ -77,8 +77,12 @@ def search(
 
     On another device than the CPU the scores are looked at once, after the last iteration, since looking waits for
     the device; a tolerance waits for it after every iteration.
-    Raises ValueError, as `Planner.tell`, when a score is not finite.
+    Raises ValueError, as `Planner.tell`, when a score is not finite, and unless 0 <= tolerance < 1.
     """
+    require(
+        (0 <= tolerance < 1, f"need 0 <= tolerance < 1, a share of the actions' range, got {tolerance}"),
+        (num_executed >= 1, f"need num_executed >= 1, got {num_executed}"),
+    )
     enough = tolerance * (planner.high - planner.low)
     unseen = []
     for _ in range(planner.num_iterations):

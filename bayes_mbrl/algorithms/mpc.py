@@ -22,7 +22,7 @@ from torch import Tensor
 from bayes_mbrl.algorithms.base import Agent
 from bayes_mbrl.algorithms.ilqr import replan_by_ilqr
 from bayes_mbrl.dynamics.base import Dynamics
-from bayes_mbrl.environments.rewards import RewardFunction, TerminationFunction
+from bayes_mbrl.environments.rewards import RewardFunction, TerminationFunction, check_per_state
 from bayes_mbrl.finalists import check_finalists, evaluate_finalists
 from bayes_mbrl.inference.base import Posterior
 from bayes_mbrl.planners.base import Planner, search
@@ -164,16 +164,10 @@ def plan_and_act(
 
 
 def _check_per_state(what: str, function: RewardFunction | TerminationFunction, agent: MPCAgent) -> None:
-    """Try it on zeros with the axes [K, M, C] of a rollout: a sum over the wrong axis would broadcast in silence."""
+    """Try it on zeros with the axes [K, M, C] of a rollout, before any planning."""
     low = agent.planner.low
     states, action = low.new_zeros(2, 3, 4, agent.dynamics.output_dim), low.new_zeros(4, len(low))
-    got = function(states[..., : agent.dynamics.state_dim], action, states)
-    kind = "number" if what == "reward" else "bool"
-    if got.shape != (2, 3, 4) or (kind == "bool" and got.dtype != torch.bool):
-        raise ValueError(
-            f"the {what} function should return a {kind} for each state, states [2, 3, 4, S] → [2, 3, 4], got "
-            f"{str(got.dtype).removeprefix('torch.')} {list(got.shape)}: reduce over the last axis alone"
-        )
+    check_per_state(what, function(states[..., : agent.dynamics.state_dim], action, states), (2, 3, 4))
 
 
 @dataclasses.dataclass(frozen=True)

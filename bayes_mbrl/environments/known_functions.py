@@ -11,6 +11,7 @@ from torch import Tensor
 
 from bayes_mbrl.data import Transitions
 from bayes_mbrl.environments.base import EnvironmentSpec
+from bayes_mbrl.environments.rewards import check_per_state
 from bayes_mbrl.errors import UserError
 
 REWARD_TOLERANCE = 1e-3
@@ -32,12 +33,10 @@ def check_shapes(spec: EnvironmentSpec, state_dim: int, action_dim: int) -> None
         if (function := getattr(spec, name)) is None:
             continue
         got = _called(spec, name, functools.partial(function, states, actions, states))
-        kind = "number" if name == "reward" else "bool"
-        if got.shape != _AXES or (kind == "bool") != (got.dtype == torch.bool):
-            raise UserError(
-                f"{spec.name}: the {name} function should return a {kind} for each state, {_WITH} → [2, 3, 4], got "
-                f"{_described(got)}: reduce over the last axis alone"
-            )
+        try:
+            check_per_state(name, got, _AXES)
+        except ValueError as error:
+            raise UserError(f"{spec.name}: {error}") from error
         if (states._version, actions._version) != versions:
             raise UserError(
                 f"{spec.name}: the {name} function changes its arguments in place, which other plans still need: take "

@@ -6,7 +6,7 @@ an argument, and gradients flow. Checked against the real environments in tests/
 Source: gymnasium 1.4, `envs/classic_control` and `envs/mujoco`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -18,6 +18,24 @@ RewardFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 TerminationFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(state [..., S], action [..., A], next_state [..., S]) → bool [...]"""
+
+
+def check_per_state(what: str, got: object, axes: Sequence[int]) -> None:
+    """Raise ValueError unless `got`, of the function `what` for states [*axes, S], is one number, or bool, for each.
+
+    A sum over the wrong axis would broadcast in silence. Looks at no number, so that no device is waited for.
+    """
+    kind = "number" if what == "reward" else "bool"
+    if not isinstance(got, Tensor):
+        raise ValueError(f"the {what} function should return a tensor, a {kind} for each state, got {got!r}")
+    if got.shape != tuple(axes) or (kind == "bool") != (got.dtype == torch.bool):
+        states, actions = ", ".join(map(str, axes)), axes[-1]
+        raise ValueError(
+            f"the {what} function should return a {kind} for each state, states [{states}, S] and actions "
+            f"[{actions}, A] → [{states}], got {str(got.dtype).removeprefix('torch.')} {list(got.shape)}: reduce over "
+            "the last axis alone"
+        )
+
 
 CARTPOLE_POSITION_LIMIT = 2.4  # m
 CARTPOLE_ANGLE_LIMIT = 0.20943951023931953  # rad: 12 degrees

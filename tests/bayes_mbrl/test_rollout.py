@@ -17,7 +17,7 @@ from bayes_mbrl.inference.draws import DrawsPosterior
 from bayes_mbrl.planners.objectives import FailureObjective, expected_return, mean_with_failure_limit
 from bayes_mbrl.planners.propagation import ts_1
 from bayes_mbrl.registry import PROPAGATIONS
-from bayes_mbrl.rollout import DIVERGENCE_RETURN, _chunk_size, draw_noise, evaluate_plans, imagine
+from bayes_mbrl.rollout import DIVERGENCE_RETURN, chunk_size, draw_noise, evaluate_plans, imagine
 
 K, M, C, H = 3, 4, 6, 5
 
@@ -53,8 +53,9 @@ def evaluate(network_problem: Any, transitions: Transitions) -> Callable[..., Te
             "generator": torch.Generator().manual_seed(seed),
             **changes,
         }
+        start = settings.pop("state", transitions.state[0])
         call = evaluate_finalists if "finalists" in settings else evaluate_plans
-        return call(candidates, transitions.state[0], **settings)
+        return call(candidates, start, **settings)
 
     return scores
 
@@ -374,7 +375,105 @@ def test_who_counts_failures_needs_to_be_told_them_and_nobody_else_does() -> Non
     [(6, 100, 6), (6, 0, 1), (6, 4, 3), (7, 4, 4), (500, 409, 256), (800, 409, 400), (100, 409, 112)],
 )
 def test_chunks_are_equal_and_large_ones_multiples_of_16(count: int, at_most: int, size: int) -> None:
-    assert _chunk_size(count, at_most) == size
+    assert chunk_size(count, at_most) == size
+
+
+# Gradients past the end
+
+
+def slope_of(step: Callable[[Tensor, Tensor], Tensor], action: float, **settings: Any) -> tuple[float, list[float]]:
+    """(score, its slope by the H actions) of a constant plan from 0 on s' = step(s, a), S = 1, arrived at 6."""
+    candidates = constant_plans(action).clone().requires_grad_()
+    (score,) = scores = evaluate_plans(
+        candidates,
+        torch.zeros(1, dtype=torch.float64),
+        posterior=Nothing(),
+        dynamics=KnownDynamics(step, noise_std=torch.zeros(1, dtype=torch.float64)),
+        termination=arrived,
+        objective=expected_return(),
+        num_theta=K,
+        num_noise=M,
+        generator=torch.Generator().manual_seed(0),
+        **settings,
+    )
+    (slope,) = torch.autograd.grad(scores.sum(), candidates)
+    return float(score.detach()), slope.flatten().tolist()
+
+
+@every_propagation
+def test_a_reward_that_is_nan_after_the_end_leaves_the_gradient_alone(propagate: Any) -> None:
+    """By fours: 4 + 8, and the end."""
+
+    def undefined_from_6_on(state: Tensor, action: Tensor, next_state: Tensor) -> Tensor:
+        return next_state[..., 0] + 0 * (6 - state[..., 0]).sqrt()
+
+    assert undefined_from_6_on(*torch.full((3, 1), 7.0)).isnan()
+    for reward in (where_it_went, undefined_from_6_on):
+        assert slope_of(add_action, 4.0, reward=reward, propagation=propagate) == (12.0, [2.0, 1.0, 0.0, 0.0, 0.0])
+
+
+def test_of_noisy_particles_those_that_ended_leave_the_gradient_alone(evaluate: Callable[..., Tensor]) -> None:
+    """Under TS∞, where some end in every step: the same gradient as by a reward that is sound everywhere."""
+
+    def undefined_outside(state: Tensor, action: Tensor, next_state: Tensor) -> Tensor:
+        return sharp_reward(state, action, next_state) + 0 * (1.5 - state[..., 0].abs()).sqrt()
+
+    slopes = []
+    for reward in (sharp_reward, undefined_outside):
+        candidates = plans().requires_grad_()
+        start = torch.zeros(3, dtype=torch.float64)
+        slopes += torch.autograd.grad(
+            evaluate(candidates, state=start, termination=leaves_a_box, reward=reward).sum(), candidates
+        )
+    assert torch.isfinite(slopes[1]).all()
+    torch.testing.assert_close(slopes[1], slopes[0])
+
+
+@pytest.mark.parametrize("propagate", [PROPAGATIONS.rows[name].load() for name in ("ts-infinity", "ts-1")])
+def test_a_model_that_overflows_after_the_end_leaves_the_gradient_alone(propagate: Any) -> None:
+    """s' = (1 + s) a², by threes at 9 at once, where the slope is 6."""
+
+    def overflows(state: Tensor, action: Tensor) -> Tensor:
+        return torch.where(state >= 6, torch.inf * state, (1 + state) * action.square())
+
+    assert slope_of(overflows, 3.0, reward=where_it_went, propagation=propagate) == (9.0, [6.0, 0.0, 0.0, 0.0, 0.0])
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"reward": lambda s, a, n: n.sum()}, r"reward .* states \[[13], 4, 6, S\] .* got float64 \[\]"),
+        ({"reward": lambda s, a, n: a.sum(-1)}, r"reward .* got float64 \[6\]: reduce over the last axis alone"),
+        ({"reward": lambda s, a, n: n}, r"number for each state.* → \[[13], 4, 6\], got float64 \[[13], 4, 6, 3\]"),
+        ({"reward": lambda s, a, n: n[..., 0] > 0}, r"number for each state.* got bool \[[13], 4, 6\]"),
+        ({"reward": lambda s, a, n: 1.0}, r"the reward function should return a tensor, .*, got 1\.0"),
+        ({"termination": sharp_reward}, r"termination function should return a bool .* got float64 \[[13], 4, 6\]"),
+        ({"termination": lambda s, a, n: n > 1}, r"termination .* got bool \[[13], 4, 6, 3\]"),
+        (
+            {"failure": sharp_reward, "objective": mean_with_failure_limit(0.0, 0.1, 1.0, "state")},
+            r"failure function should return a bool .* got float64",
+        ),
+        ({"num_theta": 0}, "need num_theta and num_noise >= 1, got 0 and 4"),
+        ({"num_noise": 0}, "need num_theta and num_noise >= 1, got 3 and 0"),
+        ({"candidates": plans(0)}, r"need plans \[C, H, A\] .* got torch.float64 \[0, 5, 2\]"),
+        ({"candidates": plans()[:, :0]}, r"need plans .* got torch.float64 \[6, 0, 2\]"),
+        ({"candidates": plans()[0]}, r"need plans .* got torch.float64 \[5, 2\]"),
+        ({"candidates": plans()[0, 0]}, r"need plans .* got torch.float64 \[2\]"),
+        ({"candidates": plans().long()}, "need plans .* got torch.int64"),
+        ({"state": torch.full((3,), torch.nan)}, r"need a state of finite numbers, got \[nan, nan, nan\]"),
+        ({"state": torch.zeros(2, 3)}, r"need one state \[S\] of floats, got torch.float32 \[2, 3\]"),
+    ],
+)
+@pytest.mark.parametrize("finalists", [{}, {"finalists": 0.5}])
+def test_bad_input_is_refused(
+    evaluate: Callable[..., Tensor], changes: dict[str, Any], message: str, finalists: dict[str, float]
+) -> None:
+    settings = {"candidates": plans(), **changes, **finalists}
+    with torch.no_grad(), pytest.raises(ValueError, match=message):
+        evaluate(**settings)
 
 
 # Finalists: not all candidates meet all θ

@@ -99,6 +99,13 @@ def test_all_actions_that_will_be_executed_have_to_rest(
     assert len(state.heard) == num_iterations
 
 
+@pytest.mark.parametrize("tolerance", [-1.0, 1.0, float("nan"), float("inf")])
+def test_a_tolerance_is_a_share(generator: torch.Generator, tolerance: float) -> None:
+    planner = Counting(LOW, HIGH)
+    with pytest.raises(ValueError, match=rf"need 0 <= tolerance < 1, a share of the actions' range, got {tolerance}"):
+        search(planner, planner.init(), lambda p: p[:, 0, 0], generator=generator, tolerance=tolerance)
+
+
 def test_require_names_every_problem_in_one_error() -> None:
     with pytest.raises(ValueError, match=r"^need a; need c$"):
         require((False, "need a"), (True, "need b"), (False, "need c"))
