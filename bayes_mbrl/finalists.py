@@ -34,7 +34,7 @@ def evaluate_finalists(
 
     All candidates meet a third of the θ first, and only a share `finalists` of them, the best so far, the others, with
     the same noise. Finalists get the score that `evaluate_plans` would have given them; the rest, which is below the
-    last finalist by what was seen, its score so far or that of the last finalist, whichever is lower.
+    last finalist by what was seen, its score so far, all of them lowered alike until none is above a finalist.
     Raises ValueError as `check_finalists` and `evaluate_plans`.
     """
     check_finalists(finalists, propagation)
@@ -69,17 +69,37 @@ def evaluate_finalists(
     best = scores.topk(num_finalists).indices
     rest = outcomes(plans.index_select(0, best), draws.of(slice(first, None)))
     final = score(*torch.cat([seen.index_select(-1, best), rest], dim=1))
-    return torch.minimum(scores, final.min()).index_copy(0, best, final)
+    return _below(scores, best, final).index_copy(0, best, final)
 
 
-def check_finalists(finalists: float, propagation: Propagation) -> None:
-    """Raise ValueError where some of the θ alone cannot be asked."""
+def _below(scores: Tensor, best: Tensor, final: Tensor) -> Tensor:
+    """The scores [C], those of all but `best` lowered alike, in their order, until none is above one of the `final`.
+
+    One that is not finite stays as it is and counts for no other.
+    """
+    sound = scores.isfinite()
+    lowest = torch.where(final.isfinite(), final, torch.inf).min()
+    highest = torch.where(sound, scores, -torch.inf).index_fill(0, best, -torch.inf).max()
+    lowered = scores - (highest - lowest).clamp(min=0)
+    return torch.where(sound, torch.minimum(lowered, lowest), scores)  # minimum: of rounding
+
+
+def check_finalists(finalists: float, propagation: Propagation, planner: object = None) -> None:
+    """Raise ValueError where some of the θ alone cannot be asked, and where the `planner` has more elites than that."""
     if not 0 < finalists <= 1:
         raise ValueError(f"need 0 < finalists <= 1, a share of the candidates, got {finalists}")
     if finalists < 1 and propagation not in (ts_infinity, distribution_sampling):
         raise ValueError(
             "finalists below 1 is for propagations that keep the θ of a particle, ts-infinity and "
             f"distribution-sampling, got {getattr(propagation, '__name__', propagation)}: write rollout.finalists=1"
+        )
+
+    num_elites, num_candidates = (getattr(planner, name, 0) for name in ("num_elites", "num_candidates"))
+    if (count := math.ceil(finalists * num_candidates)) < num_elites:
+        raise ValueError(
+            f"need as many finalists as elites, which would else be chosen by a third of the θ: finalists {finalists} "
+            f"of num_candidates {num_candidates} are {count}, and num_elites is {num_elites}: take rollout.finalists "
+            f">= {num_elites / num_candidates:.3g} or fewer elites"
         )
 
 

@@ -51,7 +51,8 @@ class MPCAgent(Agent):
 
     Raises ValueError unless 1 <= replan_every <= horizon (there are no planned actions beyond), where reward,
     termination or failure does not return one number for each state, and where an objective that counts failures has
-    no failure function, or another one has.
+    no failure function, or another one has; as `check_finalists`; and where a planner by gradients has bf16 or
+    finalists.
     """
 
     posterior: Posterior
@@ -82,7 +83,7 @@ class MPCAgent(Agent):
             if (function := getattr(self, what)) is not None:
                 _check_per_state(what, function, self)
         check_failure(self.objective, self.failure)
-        check_finalists(self.finalists, self.propagation)
+        check_finalists(self.finalists, self.propagation, self.planner)
         if self.planner.needs_gradient and (self.bf16 or self.finalists < 1):
             raise ValueError("a planner that follows gradients needs rollout.bf16=false and rollout.finalists=1")
         if self.bf16:

@@ -153,6 +153,10 @@ def test_what_saves_work_and_cannot_be_had(oracle: Any) -> None:
         oracle("Pendulum-v1", CEM(low, -low, horizon=3), bf16=True)
     with pytest.raises(ValueError, match="need 0 < finalists <= 1"):
         oracle("Pendulum-v1", CEM(low, -low, horizon=3), finalists=0.0)
+    few = CEM(low, -low, horizon=3, num_candidates=101, num_elites=11)
+    assert oracle("Pendulum-v1", few, finalists=0.1).finalists == 0.1
+    with pytest.raises(ValueError, match=r"finalists 0\.09 of num_candidates 101 are 10, and num_elites is 11: take"):
+        oracle("Pendulum-v1", few, finalists=0.09)
 
 
 def test_tolerance_ends_a_search_early(oracle: Any) -> None:
