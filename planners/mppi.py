@@ -40,7 +40,7 @@ class MPPI(Planner[MPPIState]):
     horizon: int = 25
     num_candidates: int = 1000
     num_iterations: int = 30
-    temperature: float = 0.3
+    temperature: float = 0.15
     smoothing: float = 0.0
     decay: float = 0.9
     """Factor of the noise from one iteration to the next; a new search begins with all of it."""

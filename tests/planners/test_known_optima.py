@@ -21,7 +21,7 @@ LOCAL: dict[str, Callable[..., Planner[Any]]] = {
     "cem": CEM,
     "icem": ICEM,
     "mppi": MPPI,
-    "mppi, filtered": lambda **settings: MPPI(smoothing=0.6, temperature=0.1, **settings),
+    "mppi, filtered": lambda **settings: MPPI(smoothing=0.6, **settings),
     "gradient": GradientAscent,
 }
 """Those that come as close to an optimum as one wants: all but random shooting."""
