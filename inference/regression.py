@@ -53,7 +53,7 @@ class Regression(Model):
 
     def faults(self, y: Tensor) -> list[str]:
         """Binary columns that are not 0 or 1."""
-        columns = range(self.output_dim - self.num_binary, y.shape[1])
+        columns = range(self.output_dim - self.num_binary, y.shape[1]) if self.num_binary else ()
         wrong = {column: y[(y[:, column] != 0) & (y[:, column] != 1), column] for column in columns}
         return [
             f"need 0 or 1 in column {column} of y, which is binary, got {float(values[0]):g} and the like in "
