@@ -41,7 +41,8 @@ def test_the_four_steps_quote_the_code() -> None:
     code = (ROOT / "bayes_mbrl" / "rollout.py").read_text(encoding="utf-8")
     for quoted in (
         "theta = posterior.sample(num_theta, generator=generator)",
-        "following = sample(t, states, action)",
+        "following = sample(t, living(states, alive) if apart else states, action)",
+        "reward(living(states, alive), action, living(following, alive))",
     ):
         assert quoted in README
         assert quoted in code
