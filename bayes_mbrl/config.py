@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import importlib.metadata
 import inspect
+import math
 import pathlib
 import platform
 from collections.abc import Mapping, Sequence
@@ -335,6 +336,13 @@ def _speed_conflicts(components: Mapping[str, Component | None], rollout: Mappin
         problems.append(f"rollout.bf16 is for the hidden layers of dynamics network, got {chosen['dynamics']}")
     if (bf16 or fewer) and chosen.get("planner") == "gradient":
         problems.append("planner gradient needs rollout.bf16=false and rollout.finalists=1")
+    if fewer and (planner := components["planner"]) is not None:
+        num_elites, num_candidates = (planner.settings.get(key) or 0 for key in ("num_elites", "num_candidates"))
+        if math.ceil(finalists * num_candidates) < num_elites:
+            problems.append(
+                f"need rollout.finalists · planner.num_candidates >= planner.num_elites, since elites are finalists, "
+                f"got {finalists} · {num_candidates} and {num_elites}"
+            )
     return problems
 
 

@@ -239,7 +239,14 @@ PLANNERS = Table(
         "mppi": Row(
             "path integrals: the mean of all candidates, weighted by the exponential of their scores",
             "bayes_mbrl.planners.mppi:MPPI",
-            settings={"horizon": 20, "num_candidates": 100, "num_iterations": 3, "decay": 0.7, "smoothing": 0.6},
+            settings={
+                "horizon": 20,
+                "num_candidates": 100,
+                "num_iterations": 3,
+                "temperature": 0.3,
+                "decay": 0.7,
+                "smoothing": 0.6,
+            },
         ),
         "gradient": Row(
             "gradient ascent by backpropagation through the rollout, from several starts",

@@ -316,6 +316,10 @@ def test_a_known_termination_does_not_see_a_learned_reward(generator: torch.Gene
         (["rollout.bf16=true", "dynamics=physics"], "hidden layers of dynamics network, got physics"),
         (["rollout.bf16=true", "planner=gradient"], "planner gradient needs rollout.bf16=false"),
         (["rollout.finalists=0.5", "planner=gradient"], "planner gradient needs .* rollout.finalists=1"),
+        (
+            ["rollout.finalists=0.3", "planner=cem", "planner.num_candidates=100", "planner.num_elites=31"],
+            r"since elites are finalists, got 0\.3 · 100 and 31",
+        ),
         (["rollout.finalists=0.0"], "rollout.finalists should be greater than 0"),
         (["algorithm.tolerance=1.0"], "algorithm.tolerance should be less than 1"),
     ],
