@@ -117,6 +117,7 @@ def hallucinating(planning: MPCAgent, *, beta: float, generator: torch.Generator
         termination=None if planning.termination is None else _of_actions(planning.termination, action_dim),
         failure=None if planning.failure is None else _of_actions(planning.failure, action_dim),
         num_theta=1,
+        max_particles=planning.max_particles // planning.num_theta,  # each is predicted by all θ
         bf16=False,  # not for its predictions of all θ from every state
     )
     return HallucinatingAgent(extended, action_dim)

@@ -29,7 +29,8 @@ from bayes_mbrl.dynamics.base import Dynamics
 from bayes_mbrl.environments.rewards import TerminationFunction
 from bayes_mbrl.inference.base import Posterior
 from bayes_mbrl.inference.scratch import NO_SCRATCH, Buffers
-from bayes_mbrl.planners.base import Planner, require, search
+from bayes_mbrl.planners.base import Planner, require
+from bayes_mbrl.rollout import chunk_size
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -56,20 +57,14 @@ class InformationSeekingAgent(Agent):
         self, observation: Tensor, memory: MPCMemory | None, *, generator: torch.Generator
     ) -> tuple[Tensor, MPCMemory]:
         """See `Agent.act`."""
-        planner = self.planning.planner
-        assert isinstance(planner, Planner)
+        planning = self.planning
 
         def replan(state: Any) -> Any:
-            with torch.set_grad_enabled(planner.needs_gradient):
-                return search(
-                    planner,
-                    state,
-                    lambda plans: self.score(plans, observation, generator),
-                    generator=generator,
-                    tolerance=self.planning.tolerance,
-                )
+            return planning.search_by(
+                lambda plans: self.score(plans, observation, generator), state, generator=generator
+            )
 
-        return plan_and_act(planner, memory, replan, replan_every=self.planning.replan_every)
+        return plan_and_act(planning.planner, memory, replan, replan_every=planning.replan_every)
 
     def score(self, plans: Tensor, observation: Tensor, generator: torch.Generator) -> Tensor:
         """Scores [C] of the plans [C, H, A] from the observation [S], in units of the return."""
@@ -83,6 +78,7 @@ class InformationSeekingAgent(Agent):
             num_theta=planning.num_theta,
             num_noise=planning.num_noise,
             generator=generator,
+            max_particles=planning.max_particles,
         )
         return planning.score(plans, observation, generator) + self.weight * gain
 
@@ -113,7 +109,7 @@ def information_gain(
     led_by = torch.arange(num_noise, device=state.device)  # by which θ each shared trajectory goes on
     scratch = NO_SCRATCH if torch.is_grad_enabled() else Buffers()
     gains = []
-    for chunk in torch.split(plans, max(1, max_particles // (num_theta * num_noise))):
+    for chunk in torch.split(plans, chunk_size(len(plans), max_particles // (num_theta * num_noise))):
         states = state.expand(num_noise, len(chunk), -1)
         total, alive = state.new_zeros(states.shape[:-1]), state.new_ones(states.shape[:-1], dtype=torch.bool)
         for t, action in enumerate(chunk.unbind(1)):

@@ -74,6 +74,8 @@ class MPCAgent(Agent):
     """See `evaluate_plans`."""
     finalists: float = 1.0
     """See `evaluate_finalists`; 1: all candidates meet all θ."""
+    max_particles: int = 2**13
+    """About how many are predicted at once, a bound on memory."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.replan_every <= self.planner.horizon:
@@ -115,11 +117,16 @@ class MPCAgent(Agent):
                 divergence_return=self.divergence_return,
                 generator=generator,
             )
+        return self.search_by(lambda plans: self.score(plans, observation, generator), state, generator=generator)
+
+    def search_by(self, score: Callable[[Tensor], Tensor], state: Any, *, generator: torch.Generator) -> Any:
+        """The planner's state after a search from `state` on for plans [C, H, A] of high scores [C]; not of `ILQR`."""
+        assert isinstance(self.planner, Planner)
         with torch.set_grad_enabled(self.planner.needs_gradient):
             return search(
                 self.planner,
                 state,
-                lambda plans: self.score(plans, observation, generator),
+                score,
                 generator=generator,
                 tolerance=self.tolerance,
                 num_executed=self.replan_every,
@@ -143,6 +150,7 @@ class MPCAgent(Agent):
             generator=generator,
             divergence_return=self.divergence_return,
             bf16=self.bf16,
+            max_particles=self.max_particles,
         )
 
 

@@ -127,6 +127,17 @@ def test_elites_move_the_probabilities_by_hand() -> None:
     assert torch.equal(told.plan, plans[3])
 
 
+def test_a_warm_start_is_one_step_later_and_half_way_back_to_uniform() -> None:
+    planner = CategoricalCEM(CHOICES, 2, num_candidates=9, num_elites=5)
+    plan = one_hot(torch.tensor([[0, 1], [2, 1]]), CHOICES)
+    probabilities = torch.tensor([[0.7, 0.2, 0.1, 0.35, 0.65], [0.0, 0.1, 0.9, 1.0, 0.0]])
+    shifted = planner.shift(dataclasses.replace(planner.init(), probabilities=probabilities, plan=plan))
+    third = 1 / 3
+    expected = [[third / 2, (0.1 + third) / 2, (0.9 + third) / 2, 0.75, 0.25], [third, third, third, 0.5, 0.5]]
+    torch.testing.assert_close(shifted.probabilities, torch.tensor(expected))
+    assert torch.equal(shifted.plan, one_hot(torch.tensor([[2, 1], [0, 0]]), CHOICES))
+
+
 def test_draws_follow_the_probabilities(generator: torch.Generator) -> None:
     planner = CategoricalCEM(CHOICES, 2, num_candidates=40_001, num_elites=5)
     probabilities = torch.tensor([[0.7, 0.2, 0.1, 0.35, 0.65], [0.05, 0.05, 0.9, 1.0, 0.0]])

@@ -140,6 +140,25 @@ def test_savings_that_need_several_theta_or_a_network_alone_are_left_out(
     assert torch.equal(*actions)
 
 
+def test_memory_is_bounded_by_what_all_theta_predict_at_once(
+    problem: Any, transitions: Transitions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = hallucinating(
+        planning(problem, num_noise=2, max_particles=8 * K), beta=1.0, generator=torch.Generator().manual_seed(0)
+    )
+    dynamics, seen = agent.planning.dynamics, []
+    predict = problem[0].predict
+
+    def counting(theta: Any, states: Tensor, actions: Tensor, **settings: Any) -> Any:
+        seen.append(states[..., 0].numel())
+        return predict(theta, states, actions, **settings)
+
+    monkeypatch.setattr(problem[0], "predict", counting)
+    assert dynamics.num_theta == K
+    agent.act(transitions.state[0], None, generator=torch.Generator().manual_seed(0))
+    assert set(seen) == {8 * K}
+
+
 def test_what_cannot_be_is_refused(problem: Any) -> None:
     generator = torch.Generator()
     with pytest.raises(ValueError, match="need num_theta >= 2 to see θ disagree, got 1"):

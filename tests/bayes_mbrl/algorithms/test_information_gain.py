@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from bayes_mbrl.algorithms import information_gain as module
+from bayes_mbrl.algorithms import mpc
 from bayes_mbrl.algorithms.information_gain import InformationSeekingAgent, information_gain
 from bayes_mbrl.data import Transitions
 from bayes_mbrl.dynamics.known import KnownDynamics, Nothing
@@ -254,6 +256,51 @@ def test_an_agent_weighs_nats_against_the_return(oracle: Any, ramp_planner: Any)
     expected = planning.score(candidates, state, generator) + 2.5 * gains
     assert torch.equal(agent.score(candidates, state, torch.Generator().manual_seed(5)), expected)
     assert gains.min() > 0
+
+
+def test_an_agent_searches_as_mpc_does(oracle: Any, ramp_planner: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also by all actions that will be executed, and by as many particles at once."""
+    settings = {"num_theta": 2, "tolerance": 0.25, "replan_every": 3, "max_particles": 77}
+    planning, seen = oracle("Pendulum-v1", ramp_planner, **settings), []
+
+    def search(planner: Any, state: Any, score: Any, **how: Any) -> Any:
+        seen.append((torch.is_grad_enabled(), how["tolerance"], how["num_executed"]))
+        score(torch.zeros(1, ramp_planner.horizon, 1))
+        return state
+
+    monkeypatch.setattr(mpc, "search", search)
+    asked = []
+
+    def gain(plans: Tensor, *_: Any, max_particles: int, **__: Any) -> Tensor:
+        asked.append(max_particles)
+        return torch.zeros(len(plans))
+
+    monkeypatch.setattr(module, "information_gain", gain)
+    for agent in (planning, InformationSeekingAgent(planning, 1.0)):
+        agent.act(torch.zeros(3), None, generator=torch.Generator().manual_seed(0))
+    assert seen == [(False, 0.25, 3)] * 2
+    assert asked == [77]
+
+
+def test_chunks_are_those_of_a_rollout() -> None:
+    """Equal: 700 plans of 20 particles under 8192 are two chunks of 352 and 348, not of 409 and 291."""
+    sizes = []
+
+    class Seeing(KnownDynamics):
+        def predict(self, theta: Any, states: Tensor, actions: Tensor, **_: Any) -> tuple[Tensor, Tensor]:
+            sizes.append(len(actions))
+            return states, torch.ones_like(states)
+
+    information_gain(
+        torch.zeros(700, 1, 1),
+        torch.zeros(1),
+        posterior=Nothing(),
+        dynamics=Seeing(lambda s, a: s, noise_std=torch.ones(1)),
+        num_theta=5,
+        num_noise=4,
+        generator=torch.Generator().manual_seed(0),
+    )
+    assert sizes == [352, 348]
 
 
 def dataclass_push() -> KnownDynamics:
