@@ -1,6 +1,7 @@
 """What a configuration asks for that cannot mean what its words say: told at the start of a run, not refused."""
 
 from bayes_mbrl.config import Config
+from bayes_mbrl.environments.registration import find_spec
 from bayes_mbrl.registry import OBJECTIVES, PROPAGATIONS
 
 
@@ -10,12 +11,46 @@ def cautions(config: Config) -> list[str]:
     found = []
     if OBJECTIVES.rows[objective.name].about_theta or objective.settings.get("over") == "theta":
         found += _about_theta(f"objective {objective.name}", config)
+        if exploration in ("thompson", "hallucinated"):
+            found.append(
+                f"objective {objective.name} compares samples of θ, and algorithm.exploration {exploration} plans "
+                "training episodes with one: there it is the mean"
+            )
+    if objective.name == "failure-limit" and config.planner.name == "gradient":
+        found.append(
+            "planner gradient does not see the price that objective failure-limit puts on failing, whose slope is 0: "
+            "it only chooses by it between its restarts; take a planner by scores, like cem"
+        )
+    if exploration == "hallucinated":
+        found += _hallucinated(config)
+    if config.dynamics.name == "linear" and find_spec(config.env).termination is None:
+        found.append(
+            f"dynamics linear learns no termination, and that of {config.env} is not known: no plan ends early; give "
+            "its EnvironmentSpec a termination function, or take dynamics=network"
+        )
     if exploration != "none" and config.posterior.name == "point":
         found.append(
             f"algorithm.exploration {exploration} goes where samples of θ disagree, and posterior point has one only: "
             "it will explore nothing; take another posterior"
         )
     return found
+
+
+def _hallucinated(config: Config) -> list[str]:
+    """Settings that the extended plans do without."""
+    rollout, dropped = config.rollout, []
+    if config.propagation.name != "ts-infinity":
+        dropped.append(f"propagation {config.propagation.name}")
+    if rollout.bf16:
+        dropped.append("rollout.bf16")
+    if rollout.finalists < 1:
+        dropped.append("rollout.finalists")
+    if not dropped:
+        return []
+    return [
+        "algorithm.exploration hallucinated plans training episodes with one dynamics made of all θ: "
+        f"{' and '.join(dropped)} will count in evaluation only"
+    ]
 
 
 def _about_theta(who: str, config: Config) -> list[str]:

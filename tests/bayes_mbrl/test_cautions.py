@@ -7,6 +7,7 @@ from toy_runs import Recorder, configure, start
 
 from bayes_mbrl import artefacts
 from bayes_mbrl.cautions import cautions
+from bayes_mbrl.config import resolve
 from bayes_mbrl.registry import OBJECTIVES, PROPAGATIONS
 
 ABOUT_THETA = ("mean-minus-epistemic-std", "mean-plus-epistemic-std", "worst-theta")
@@ -42,11 +43,65 @@ def test_objectives_about_theta_want_theta_kept_apart(objective: str) -> None:
             ("posterior=point", "algorithm.exploration=thompson"),
             "posterior point has one only: it will explore nothing",
         ),
+        (
+            ("objective=worst-theta", "rollout.num_noise=2", "algorithm.exploration=thompson"),
+            "algorithm.exploration thompson plans training episodes with one: there it is the mean",
+        ),
+        (
+            ("objective=entropic", "objective.over=theta", "rollout.num_noise=2", "algorithm.exploration=hallucinated"),
+            "objective entropic compares samples of θ, and algorithm.exploration hallucinated plans",
+        ),
     ],
 )
 def test_too_few_samples(overrides: tuple[str, ...], words: str) -> None:
     (found,) = of(*overrides)
     assert words in found
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("objective=worst-theta", "rollout.num_noise=2", "algorithm.exploration=information-gain"),
+        ("objective=entropic", "algorithm.exploration=thompson"),
+        ("objective=failure-limit", "planner=mppi"),
+        ("planner=gradient",),
+        ("algorithm.exploration=hallucinated",),
+        ("propagation=expectation", "rollout.bf16=true", "dynamics=network", "algorithm.exploration=thompson"),
+    ],
+    ids=str,
+)
+def test_what_means_what_it_says_gets_none(overrides: tuple[str, ...]) -> None:
+    assert of(*overrides) == []
+
+
+def test_a_price_without_a_slope() -> None:
+    (found,) = of("objective=failure-limit", "planner=gradient")
+    assert "planner gradient does not see the price that objective failure-limit puts on failing" in found
+
+
+@pytest.mark.parametrize(
+    ("overrides", "dropped"),
+    [
+        (("propagation=expectation",), "propagation expectation will"),
+        (("rollout.bf16=true", "dynamics=network"), "rollout.bf16 will"),
+        (("rollout.finalists=0.9",), "rollout.finalists will"),
+        (("propagation=distribution-sampling", "rollout.num_noise=2", "rollout.finalists=0.9"), "sampling and rollout"),
+    ],
+)
+def test_what_hallucinated_inputs_do_without(overrides: tuple[str, ...], dropped: str) -> None:
+    (found,) = of("algorithm.exploration=hallucinated", *overrides)
+    assert dropped in found
+    assert "evaluation only" in found
+
+
+def test_a_linear_model_of_an_environment_whose_ends_are_unknown() -> None:
+    def of_env(env: str, dynamics: str) -> list[str]:
+        return cautions(resolve([f"dynamics={dynamics}"], options={"env": env}))
+
+    (found,) = of_env("BipedalWalker-v3", "linear")
+    assert "dynamics linear learns no termination, and that of BipedalWalker-v3 is not known" in found
+    assert of_env("BipedalWalker-v3", "network") == []
+    assert of_env("LinearGaussian-v0", "linear") == []
 
 
 def test_it_is_said_when_a_run_starts(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
