@@ -124,7 +124,7 @@ def _called(spec: EnvironmentSpec, name: str, call: Callable[[], Tensor]) -> Ten
             "works on the last axis alone, as in state[..., 0]"
         ) from error
     if not isinstance(got, Tensor):
-        raise UserError(f"{spec.name}: the {name} function should return a tensor, got {got!r}")
+        raise UserError(f"{spec.name}: the {name} function should return a tensor, got a {type(got).__name__}")
     return got
 
 
