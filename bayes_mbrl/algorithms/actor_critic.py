@@ -1,0 +1,198 @@
+"""Soft actor-critic: the off-policy learner that model-free runs, MBPO and MVE share.
+
+Source: Haarnoja et al., Soft Actor-Critic Algorithms and Applications (2018), algorithm 1, equations by number below.
+Axes: N transitions of a batch, S state, A action; 2 critics.
+"""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, NamedTuple
+
+import torch
+from annotated_types import Ge, Gt, Le
+from torch import Tensor, nn
+
+from bayes_mbrl.inference.base import check_settings, seeded_global_state
+from bayes_mbrl.inference.layers import affine
+from bayes_mbrl.policies import TanhGaussianPolicy
+
+
+class Batch(NamedTuple):
+    """Transitions as columns, unchecked: what an update consumes by the thousand."""
+
+    state: Tensor
+    """[N, S]"""
+    action: Tensor
+    """[N, A]"""
+    reward: Tensor
+    """[N]"""
+    next_state: Tensor
+    """[N, S]"""
+    terminated: Tensor
+    """[N] bool: next_state is terminal. A truncated episode goes on elsewhere, so its last row says False."""
+
+
+class Regression(NamedTuple):
+    """What the critics are to learn: Q(state, action) = target. N may differ from that of the batch."""
+
+    state: Tensor
+    """[N, S]"""
+    action: Tensor
+    """[N, A]"""
+    target: Tensor
+    """[N], without a gradient"""
+
+
+Expansion = Callable[["SoftActorCritic", Batch, torch.Generator], Regression]
+"""From a batch to the critics' regression problem: `one_step`, or what imagines more steps (mve.py)."""
+
+
+class TwinCritics(nn.Module):
+    """Q_1 and Q_2 of (s, a), fully connected with ReLU, both in one batched product a layer."""
+
+    def __init__(self, state_dim: int, action_dim: int, hidden: Sequence[int]) -> None:
+        super().__init__()
+        sizes = [state_dim + action_dim, *hidden, 1]
+        self.weights = nn.ParameterList(torch.empty(2, a, b) for a, b in itertools.pairwise(sizes))
+        self.biases = nn.ParameterList(torch.empty(2, b) for b in sizes[1:])
+        for weight, bias in zip(self.weights, self.biases, strict=True):
+            limit = 1 / math.sqrt(weight.shape[1])  # as nn.Linear
+            nn.init.uniform_(weight, -limit, limit)
+            nn.init.uniform_(bias, -limit, limit)
+
+    def forward(self, states: Tensor, actions: Tensor) -> Tensor:
+        """states [N, S], actions [N, A] → values [2, N]."""
+        x = torch.cat([states, actions], dim=-1)
+        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            x = affine(torch.relu(x) if layer else x, weight, bias)
+        return x.squeeze(-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Losses:
+    """Of one update, each a tensor [], so that nobody waits for numbers that nobody asks for."""
+
+    critic: Tensor
+    actor: Tensor
+    temperature: Tensor
+    """α, in units of the return per nat."""
+
+
+class SoftActorCritic:
+    """A policy, two critics, their slow copies and the temperature α, with the optimisers that move them.
+
+    Changes in place under `update`; `tensors` and `load` are for checkpoints: a loaded one goes on bit-equal.
+    """
+
+    @check_settings
+    def __init__(
+        self,
+        state_dim: int,
+        low: Tensor,
+        high: Tensor,
+        *,
+        generator: torch.Generator,
+        hidden: Sequence[int] = (256, 256),
+        learning_rate: Annotated[float, Gt(0)] = 3e-4,
+        discount: Annotated[float, Ge(0), Le(1)] = 0.99,
+        target_rate: Annotated[float, Gt(0), Le(1)] = 0.005,
+        target_entropy: float | None = None,
+        initial_temperature: Annotated[float, Gt(0)] = 1.0,
+    ) -> None:
+        """low and high [A] bound the actions. target_entropy, in nats, is −A if None. The rest as in the paper's
+        table 1: `target_rate` is τ of the slow copies, `discount` is γ.
+        """
+        with seeded_global_state(generator):  # torch.nn draws initial weights from the global state
+            self.policy = TanhGaussianPolicy(state_dim, low, high, hidden)
+            self.critics = TwinCritics(state_dim, len(low), hidden)
+            self.slow_critics = TwinCritics(state_dim, len(low), hidden)
+        self.slow_critics.load_state_dict(self.critics.state_dict())
+        self.slow_critics.requires_grad_(False)
+        self.log_temperature = torch.full((), math.log(initial_temperature), dtype=low.dtype, requires_grad=True)
+        self.discount = discount
+        self.target_rate = target_rate
+        self.target_entropy = -float(len(low)) if target_entropy is None else target_entropy
+        self._optimisers = {
+            name: torch.optim.Adam(parameters, lr=learning_rate, fused=True)
+            for name, parameters in (
+                ("policy", list(self.policy.parameters())),
+                ("critics", list(self.critics.parameters())),
+                ("temperature", [self.log_temperature]),
+            )
+        }
+
+    def update(self, batch: Batch, *, generator: torch.Generator, expand: "Expansion | None" = None) -> Losses:
+        """One gradient step for critics, policy and temperature, then the slow copies follow (algorithm 1)."""
+        problem = (expand or one_step)(self, batch, generator)
+        values = self.critics(problem.state, problem.action)
+        critic_loss = 0.5 * (values - problem.target).square().mean(1).sum()  # eq. 5
+        self._descend("critics", critic_loss)
+
+        actions, log_density = self.policy.sample_with_log_density(batch.state, self._noise(batch, generator))
+        temperature = self.log_temperature.detach().exp()
+        self.critics.requires_grad_(False)  # the policy's gradient passes through them and stops at the policy
+        worth = self.critics(batch.state, actions).amin(0)
+        self.critics.requires_grad_(True)
+        actor_loss = (temperature * log_density - worth).mean()  # eq. 7
+        self._descend("policy", actor_loss)
+
+        surplus = log_density.detach().mean() + self.target_entropy
+        self._descend("temperature", -self.log_temperature * surplus)  # eq. 18, by log α as in the authors' code
+        with torch.no_grad():
+            slow: list[Tensor] = list(self.slow_critics.parameters())
+            fast: list[Tensor] = list(self.critics.parameters())
+            torch._foreach_lerp_(slow, fast, self.target_rate)
+        return Losses(critic_loss.detach(), actor_loss.detach(), temperature)
+
+    @torch.no_grad()
+    def value(self, states: Tensor, *, generator: torch.Generator) -> Tensor:
+        """V(s) ≈ min Q(s, a) − α log π(a | s) by one action a ~ π, from the slow critics: [N, S] → [N] (eq. 3)."""
+        noise = torch.empty(len(states), len(self.policy.centre), dtype=states.dtype).normal_(generator=generator)
+        actions, log_density = self.policy.sample_with_log_density(states, noise)
+        values: Tensor = self.slow_critics(states, actions).amin(0)
+        return torch.sub(values, self.log_temperature.exp() * log_density)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that defines the learner, by flat names."""
+        parts: dict[str, Tensor] = {"temperature/log": self.log_temperature.detach()}
+        for part in ("policy", "critics", "slow_critics"):
+            state = getattr(self, part).state_dict()
+            parts |= {f"{part}/{name}": value.detach() for name, value in state.items()}
+        for name, optimiser in self._optimisers.items():
+            for index, moments in optimiser.state_dict()["state"].items():
+                parts |= {f"optimiser/{name}/{index}/{key}": value for key, value in moments.items()}
+        return {name: value.clone() for name, value in parts.items()}
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """The inverse of `tensors`. Raises RuntimeError where they are of another architecture."""
+        with torch.no_grad():
+            self.log_temperature.copy_(tensors["temperature/log"])
+        for part in ("policy", "critics", "slow_critics"):
+            prefix = f"{part}/"
+            found = {name.removeprefix(prefix): v for name, v in tensors.items() if name.startswith(prefix)}
+            getattr(self, part).load_state_dict(found)
+        for name, optimiser in self._optimisers.items():
+            state: dict[int, dict[str, Tensor]] = {}
+            for key, value in tensors.items():
+                if key.startswith(f"optimiser/{name}/"):
+                    index, moment = key.removeprefix(f"optimiser/{name}/").split("/")
+                    state.setdefault(int(index), {})[moment] = value.clone()
+            optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
+
+    def _descend(self, name: str, loss: Tensor) -> None:
+        optimiser = self._optimisers[name]
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+
+    def _noise(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        return torch.empty_like(batch.action).normal_(generator=generator)
+
+
+def one_step(learner: SoftActorCritic, batch: Batch, generator: torch.Generator) -> Regression:
+    """The plain targets r + γ V(s'), and r alone where s' is terminal."""
+    following = learner.value(batch.next_state, generator=generator)
+    target = torch.where(batch.terminated, batch.reward, torch.add(batch.reward, following, alpha=learner.discount))
+    return Regression(batch.state, batch.action, target)
