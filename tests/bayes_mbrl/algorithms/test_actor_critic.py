@@ -35,7 +35,7 @@ def test_targets_are_those_of_equation_3(batch: Batch) -> None:
     noise = torch.empty(64, 1).normal_(generator=torch.Generator().manual_seed(5))
     actions, log_density = sac.policy.sample_with_log_density(batch.next_state, noise)
     both = sac.slow_critics(batch.next_state, actions)
-    value = torch.minimum(both[0], both[1]) - 0.3 * log_density
+    value = (torch.minimum(both[0], both[1]) - 0.3 * log_density).detach()
     expected = [
         float(r) if ended else float(r) + 0.9 * float(v)
         for r, v, ended in zip(batch.reward, value, batch.terminated, strict=True)
