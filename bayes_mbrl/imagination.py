@@ -1,0 +1,102 @@
+"""The learned environment: a policy acts in p(s' | s, a, θ), θ ~ p(θ | D), as it would in the real one.
+
+What v2.0, v2.5, v3.0, MBA, MVE and MBPO share. Axes: H steps, K parameter samples, B starts of each, S state, A action.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from bayes_mbrl.dynamics.base import Dynamics
+from bayes_mbrl.environments.rewards import RewardFunction, TerminationFunction
+from bayes_mbrl.inference.base import Posterior, Theta
+from bayes_mbrl.policies import Policy
+from bayes_mbrl.rollout import LARGEST_RETURN
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class World:
+    """What is believed about an environment: enough to imagine in it."""
+
+    posterior: Posterior
+    dynamics: Dynamics
+    reward: RewardFunction
+    termination: TerminationFunction | None
+
+    def step(self, theta: Theta, states: Tensor, actions: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(s' [K, B, S], r [K, B], terminated [K, B]) of states [K, B, S] and actions [K, B, A].
+
+        `noise` [K, B, O] is ε of the dynamics: see `noise_like`. A pure function, which gradients flow through.
+        """
+        following = self.dynamics.sample(theta, states, actions, noise)
+        reward = self.reward(states, actions, following)
+        if self.termination is None:
+            terminated = torch.zeros(reward.shape, dtype=torch.bool, device=reward.device)
+        else:
+            terminated = self.termination(states, actions, following)
+        return following[..., : self.dynamics.state_dim], reward, terminated
+
+    def noise(self, *shape: int, like: Tensor, generator: torch.Generator) -> Tensor:
+        """ε of the dynamics [*shape, O], in the dtype of `like`."""
+        standard_normal = like.new_empty(*shape, self.dynamics.output_dim).normal_(generator=generator)
+        return self.dynamics.likelihood.noise(standard_normal)
+
+
+class Imagined(NamedTuple):
+    """Trajectories under a policy."""
+
+    states: Tensor
+    """[H + 1, K, B, S]; after an end, whatever follows."""
+    actions: Tensor
+    """[H, K, B, A]"""
+    rewards: Tensor
+    """[H, K, B], 0 where the step was not lived"""
+    lived: Tensor
+    """[H, K, B] bool: no episode had ended, and nothing had diverged, before this step or in it"""
+    terminated: Tensor
+    """[H, K, B] bool: this step was lived and ended the episode"""
+
+
+def imagine_policy(
+    world: World, policy: Policy, starts: Tensor, theta: Theta, *, model_noise: Tensor, policy_noise: Tensor
+) -> Imagined:
+    """Act by the policy from the starts [K, B, S]: pure, since all randomness comes in as arguments.
+
+    model_noise [H, K, B, O] of `World.noise` and policy_noise [H, K, B, A] standard normal: the same ones again give
+    the same trajectories, and gradients flow from them to the policy's parameters and to θ (reparameterisation). A
+    step whose state or reward is not finite, or beyond all reason, was not lived, nor was what follows it.
+    """
+    states, alive = [starts], torch.ones(starts.shape[:-1], dtype=torch.bool, device=starts.device)
+    actions, rewards, lived, ended = [], [], [], []
+    for noise, chance in zip(model_noise, policy_noise, strict=True):
+        action = policy.sample(states[-1], chance)
+        following, reward, terminated = world.step(theta, states[-1], action, noise)
+        alive = alive & _is_sound(following, reward)
+        # Of what is not finite even 0 times the gradient is NaN: it is cut off before anything is made of it.
+        states.append(torch.where(alive.unsqueeze(-1), following, states[-1].detach()))
+        actions.append(action)
+        rewards.append(torch.where(alive, reward, 0))
+        lived.append(alive)
+        ended.append(alive & terminated)
+        alive = alive & ~terminated
+    return Imagined(*map(torch.stack, (states, actions, rewards, lived, ended)))
+
+
+def returns_of(imagined: Imagined, *, discount: float, value: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    """Σ_t γ^t r_t [K, B], and with `value` [..., S] → [...] also γ^H V(s_H) of those that have not ended."""
+    horizon = len(imagined.rewards)
+    powers = torch.tensor([discount**t for t in range(horizon)], dtype=imagined.rewards.dtype)
+    total: Tensor = torch.tensordot(powers.to(imagined.rewards.device), imagined.rewards, dims=1)
+    if value is None:
+        return total
+    going_on = imagined.lived[-1] & ~imagined.terminated[-1]
+    last = torch.where(going_on.unsqueeze(-1), imagined.states[-1], 0)
+    return torch.add(total, torch.where(going_on, value(last), 0), alpha=discount**horizon)
+
+
+def _is_sound(states: Tensor, reward: Tensor) -> Tensor:
+    """[...] bool: finite, and of a size whose sums and squares are finite too. NaN is not <=."""
+    return (states.detach().abs() <= LARGEST_RETURN).all(-1) & (reward.detach().abs() <= LARGEST_RETURN)
