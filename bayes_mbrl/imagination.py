@@ -97,6 +97,18 @@ def returns_of(imagined: Imagined, *, discount: float, value: Callable[[Tensor],
     return torch.add(total, torch.where(going_on, value(last), 0), alpha=discount**horizon)
 
 
+def spread_over_theta(rows: Tensor, num_theta: int) -> Tensor:
+    """Rows [N, ...] dealt out to K samples of θ: [K, ⌈N / K⌉, ...]; the first rows fill up the last places again."""
+    each = -(-len(rows) // num_theta)
+    places = torch.arange(num_theta * each, device=rows.device) % len(rows)
+    return rows[places].view(num_theta, each, *rows.shape[1:])
+
+
+def gathered(dealt: Tensor, num_rows: int) -> Tensor:
+    """What came of rows that were dealt out, in their order: [T, K, ⌈N / K⌉, ...] → [T, N, ...]."""
+    return dealt.flatten(1, 2)[:, :num_rows]
+
+
 def _is_sound(states: Tensor, reward: Tensor) -> Tensor:
     """[...] bool: finite, and of a size whose sums and squares are finite too. NaN is not <=."""
     return (states.detach().abs() <= LARGEST_RETURN).all(-1) & (reward.detach().abs() <= LARGEST_RETURN)

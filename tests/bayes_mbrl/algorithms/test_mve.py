@@ -1,0 +1,116 @@
+"""Value expansion: targets by hand in a known world, H = 0 bit-equal to the plain actor-critic, ends and divergence."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from bayes_mbrl.algorithms.actor_critic import Batch, Regression, SoftActorCritic, one_step
+from bayes_mbrl.algorithms.mve import ValueExpansion
+from bayes_mbrl.dynamics.known import KnownDynamics, Nothing
+from bayes_mbrl.imagination import World, gathered, spread_over_theta
+
+LOW, HIGH = torch.tensor([-1.0]), torch.tensor([1.0])
+
+
+def learner(**settings: float) -> SoftActorCritic:
+    generator = torch.Generator().manual_seed(0)
+    return SoftActorCritic(1, LOW, HIGH, generator=generator, hidden=(16,), **settings)  # type: ignore[arg-type]
+
+
+def world(limit: float = float("inf"), factor: float = 1.0) -> World:
+    dynamics = KnownDynamics(lambda s, a: factor * (s + 0.5 * a), noise_std=torch.zeros(1))
+    return World(Nothing(), dynamics, lambda s, a, n: 3 * s[..., 0] + a[..., 0], lambda s, a, n: n[..., 0] > limit)
+
+
+@pytest.fixture
+def batch(generator: torch.Generator) -> Batch:
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator)
+
+    return Batch(normal(7, 1), torch.tanh(normal(7, 1)), normal(7), normal(7, 1), torch.arange(7) == 2)
+
+
+def by_hand(
+    sac: SoftActorCritic, batch: Batch, horizon: int, limit: float, seed: int
+) -> dict[tuple[float, float], float]:
+    """(s, a) → target for all rows, one at a time, with the same random numbers."""
+    generator = torch.Generator().manual_seed(seed)
+    num = len(batch.reward)
+    chance = torch.empty(horizon, 1, num, 1).normal_(generator=generator)
+    torch.empty(horizon, 1, num, 1).normal_(generator=generator)  # the model's noise, of size 0
+    last = torch.empty(num, 1).normal_(generator=generator)
+    alpha, gamma, targets = float(sac.log_temperature.detach().exp()), sac.discount, {}
+    for i in range(num):
+        steps, state, ended = [], batch.next_state[i], bool(batch.terminated[i])
+        for t in range(horizon):
+            if ended:
+                break
+            action, log_density = (x.detach() for x in sac.policy.sample_with_log_density(state, chance[t, 0, i]))
+            reward, following = float(3 * state + action), state + 0.5 * action
+            ended = float(following) > limit
+            steps.append((float(state), float(action), reward, float(log_density)))
+            state = following
+        value = 0.0
+        if not ended:
+            action, log_density = (x.detach() for x in sac.policy.sample_with_log_density(state, last[i]))
+            value = float(sac.slow_critics(state[None], action[None]).min() - alpha * log_density.detach())
+        for s, a, reward, log_density in reversed(steps):
+            targets[s, a] = reward + gamma * value
+            value = targets[s, a] - alpha * log_density
+        targets[float(batch.state[i]), float(batch.action[i])] = float(batch.reward[i]) + gamma * value
+    return targets
+
+
+@pytest.mark.parametrize(("horizon", "limit"), [(1, float("inf")), (3, float("inf")), (3, 0.6), (5, 0.2)])
+def test_targets_are_those_worked_out_by_hand(batch: Batch, horizon: int, limit: float) -> None:
+    sac = learner(initial_temperature=0.2, discount=0.9)
+    problem = ValueExpansion(world(limit), horizon, 1)(sac, batch, torch.Generator().manual_seed(4))
+    expected = by_hand(sac, batch, horizon, limit, seed=4)
+    assert len(problem.target) == len(expected)
+    for state, action, target in zip(*problem, strict=True):
+        (key,) = (k for k in expected if k == pytest.approx((float(state), float(action)), abs=1e-6))
+        assert float(target) == pytest.approx(expected[key], rel=1e-4, abs=1e-4)
+    assert not problem.target.requires_grad
+
+
+def test_without_imagination_it_is_the_plain_actor_critic_bit_for_bit(batch: Batch) -> None:
+    plain, expanded = learner(), learner()
+    generators = [torch.Generator().manual_seed(7) for _ in range(2)]
+    for _ in range(5):
+        plain.update(batch, generator=generators[0])
+        expanded.update(batch, generator=generators[1], expand=ValueExpansion(world(), 0, 3))
+    for (name, a), b in zip(plain.tensors().items(), expanded.tensors().values(), strict=True):
+        assert torch.equal(a, b), name
+    targets = one_step(plain, batch, torch.Generator().manual_seed(1)).target
+    assert torch.equal(targets, ValueExpansion(world(), 0, 3)(plain, batch, torch.Generator().manual_seed(1)).target)
+
+
+def test_rows_that_diverge_are_left_out_and_the_others_stay(batch: Batch) -> None:
+    sac = learner()
+    exploding = world(factor=1e20)
+    problem = ValueExpansion(exploding, 4, 2)(sac, batch, torch.Generator().manual_seed(0))
+    assert problem.state.tolist() == [batch.state[2].tolist()]  # the terminated row needs no imagination
+    assert problem.target.tolist() == [float(batch.reward[2])]
+    sac.update(batch, generator=torch.Generator().manual_seed(0), expand=ValueExpansion(exploding, 4, 2))
+    assert all(bool(value.isfinite().all()) for value in sac.tensors().values())
+
+
+@pytest.mark.parametrize("num_theta", [1, 2, 3, 7, 10])
+def test_rows_are_dealt_out_and_gathered_in_order(num_theta: int) -> None:
+    rows = torch.arange(14.0).view(7, 2)
+    dealt = spread_over_theta(rows, num_theta)
+    assert dealt.shape[0] == num_theta
+    assert torch.equal(gathered(dealt[None], 7)[0], rows)
+
+
+def test_an_expansion_is_any_function(batch: Batch) -> None:
+    """What the critics are taught is the expansion's business alone."""
+    sac = learner(learning_rate=1e-2)
+
+    def constant(learner: SoftActorCritic, batch: Batch, generator: torch.Generator) -> Regression:
+        return Regression(batch.state, batch.action, torch.full_like(batch.reward, 5.0))
+
+    for _ in range(600):
+        sac.update(batch, generator=torch.Generator().manual_seed(0), expand=constant)
+    values = sac.critics(batch.state, batch.action).detach()
+    torch.testing.assert_close(values, torch.full_like(values, 5.0), atol=0.2, rtol=0)
