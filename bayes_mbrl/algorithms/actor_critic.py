@@ -7,13 +7,14 @@ Axes: N transitions of a batch, S state, A action; 2 critics.
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, NamedTuple
 
 import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 
+from bayes_mbrl.algorithms.gradient_learner import GradientLearner
 from bayes_mbrl.inference.base import check_settings, seeded_global_state
 from bayes_mbrl.inference.layers import affine
 from bayes_mbrl.policies import TanhGaussianPolicy
@@ -80,11 +81,20 @@ class Losses:
     """α, in units of the return per nat."""
 
 
-class SoftActorCritic:
-    """A policy, two critics, their slow copies and the temperature α, with the optimisers that move them.
+class Temperature(nn.Module):
+    """α > 0, what a nat of entropy is worth in units of the return."""
 
-    Changes in place under `update`; `tensors` and `load` are for checkpoints: a loaded one goes on bit-equal.
-    """
+    def __init__(self, initial: float) -> None:
+        super().__init__()
+        self.log = nn.Parameter(torch.tensor(math.log(initial)))
+
+    def forward(self) -> Tensor:
+        """α, without a gradient."""
+        return self.log.detach().exp()
+
+
+class SoftActorCritic(GradientLearner):
+    """A policy, two critics, their slow copies and the temperature α."""
 
     @check_settings
     def __init__(
@@ -100,46 +110,49 @@ class SoftActorCritic:
         target_rate: Annotated[float, Gt(0), Le(1)] = 0.005,
         target_entropy: float | None = None,
         initial_temperature: Annotated[float, Gt(0)] = 1.0,
+        max_gradient_norm: Annotated[float, Gt(0)] = math.inf,
     ) -> None:
         """low and high [A] bound the actions. target_entropy, in nats, is −A if None. The rest as in the paper's
         table 1: `target_rate` is τ of the slow copies, `discount` is γ.
         """
+        super().__init__()
         with seeded_global_state(generator):  # torch.nn draws initial weights from the global state
             self.policy = TanhGaussianPolicy(state_dim, low, high, hidden)
             self.critics = TwinCritics(state_dim, len(low), hidden)
             self.slow_critics = TwinCritics(state_dim, len(low), hidden)
         self.slow_critics.load_state_dict(self.critics.state_dict())
         self.slow_critics.requires_grad_(False)
-        self.log_temperature = torch.full((), math.log(initial_temperature), dtype=low.dtype, requires_grad=True)
+        self.temperature = Temperature(initial_temperature).to(low)
         self.discount = discount
         self.target_rate = target_rate
         self.target_entropy = -float(len(low)) if target_entropy is None else target_entropy
-        self._optimisers = {
-            name: torch.optim.Adam(parameters, lr=learning_rate, fused=True)
-            for name, parameters in (
-                ("policy", list(self.policy.parameters())),
-                ("critics", list(self.critics.parameters())),
-                ("temperature", [self.log_temperature]),
-            )
+        self.modules = {
+            "policy": self.policy,
+            "critics": self.critics,
+            "slow_critics": self.slow_critics,
+            "temperature": self.temperature,
         }
+        for name in ("policy", "critics", "temperature"):
+            parameters = self.modules[name].parameters()
+            self.optimise(name, parameters, learning_rate=learning_rate, max_norm=max_gradient_norm)
 
     def update(self, batch: Batch, *, generator: torch.Generator, expand: "Expansion | None" = None) -> Losses:
         """One gradient step for critics, policy and temperature, then the slow copies follow (algorithm 1)."""
         problem = (expand or one_step)(self, batch, generator)
         values = self.critics(problem.state, problem.action)
         critic_loss = 0.5 * (values - problem.target).square().mean(1).sum()  # eq. 5
-        self._descend("critics", critic_loss)
+        self.descend("critics", critic_loss)
 
         actions, log_density = self.policy.sample_with_log_density(batch.state, self._noise(batch, generator))
-        temperature = self.log_temperature.detach().exp()
+        temperature = self.temperature()
         self.critics.requires_grad_(False)  # the policy's gradient passes through them and stops at the policy
         worth = self.critics(batch.state, actions).amin(0)
         self.critics.requires_grad_(True)
         actor_loss = (temperature * log_density - worth).mean()  # eq. 7
-        self._descend("policy", actor_loss)
+        self.descend("policy", actor_loss)
 
         surplus = log_density.detach().mean() + self.target_entropy
-        self._descend("temperature", -self.log_temperature * surplus)  # eq. 18, by log α as in the authors' code
+        self.descend("temperature", -self.temperature.log * surplus)  # eq. 18, by log α as in the authors' code
         with torch.no_grad():
             slow: list[Tensor] = list(self.slow_critics.parameters())
             fast: list[Tensor] = list(self.critics.parameters())
@@ -152,40 +165,7 @@ class SoftActorCritic:
         noise = torch.empty(len(states), len(self.policy.centre), dtype=states.dtype).normal_(generator=generator)
         actions, log_density = self.policy.sample_with_log_density(states, noise)
         values: Tensor = self.slow_critics(states, actions).amin(0)
-        return torch.sub(values, self.log_temperature.exp() * log_density)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """All that defines the learner, by flat names."""
-        parts: dict[str, Tensor] = {"temperature/log": self.log_temperature.detach()}
-        for part in ("policy", "critics", "slow_critics"):
-            state = getattr(self, part).state_dict()
-            parts |= {f"{part}/{name}": value.detach() for name, value in state.items()}
-        for name, optimiser in self._optimisers.items():
-            for index, moments in optimiser.state_dict()["state"].items():
-                parts |= {f"optimiser/{name}/{index}/{key}": value for key, value in moments.items()}
-        return {name: value.clone() for name, value in parts.items()}
-
-    def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """The inverse of `tensors`. Raises RuntimeError where they are of another architecture."""
-        with torch.no_grad():
-            self.log_temperature.copy_(tensors["temperature/log"])
-        for part in ("policy", "critics", "slow_critics"):
-            prefix = f"{part}/"
-            found = {name.removeprefix(prefix): v for name, v in tensors.items() if name.startswith(prefix)}
-            getattr(self, part).load_state_dict(found)
-        for name, optimiser in self._optimisers.items():
-            state: dict[int, dict[str, Tensor]] = {}
-            for key, value in tensors.items():
-                if key.startswith(f"optimiser/{name}/"):
-                    index, moment = key.removeprefix(f"optimiser/{name}/").split("/")
-                    state.setdefault(int(index), {})[moment] = value.clone()
-            optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
-
-    def _descend(self, name: str, loss: Tensor) -> None:
-        optimiser = self._optimisers[name]
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
+        return torch.sub(values, self.temperature() * log_density)
 
     def _noise(self, batch: Batch, generator: torch.Generator) -> Tensor:
         return torch.empty_like(batch.action).normal_(generator=generator)

@@ -45,7 +45,7 @@ class ValueExpansion:
             states.append(imagined.states[t][counts])
             actions.append(imagined.actions[t][counts])
             targets.append(target[counts])
-            soft_value = target - learner.log_temperature.exp() * log_density[t]
+            soft_value = target - learner.temperature() * log_density[t]
         target = torch.where(batch.terminated, batch.reward, batch.reward + learner.discount * soft_value)
         states.append(batch.state[sound])
         actions.append(batch.action[sound])

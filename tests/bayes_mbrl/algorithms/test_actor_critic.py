@@ -63,7 +63,8 @@ def test_an_update_moves_each_part_once(batch: Batch, generator: torch.Generator
     losses = sac.update(batch, generator=generator)
     after = sac.tensors()
     for name in before:
-        assert not torch.equal(before[name], after[name]), name
+        if not name.startswith("skipped/"):
+            assert not torch.equal(before[name], after[name]), name
     for name in before:
         if name.startswith("slow_critics/"):
             fast = after[name.replace("slow_critics/", "critics/")]
@@ -75,7 +76,7 @@ def test_the_temperature_rises_while_entropy_is_below_its_target(batch: Batch, g
     for target_entropy, sign in ((50.0, 1), (-50.0, -1)):
         sac = learner(target_entropy=target_entropy)
         sac.update(batch, generator=generator)
-        assert math.copysign(1, float(sac.log_temperature)) == sign
+        assert math.copysign(1, float(sac.temperature.log.detach())) == sign
 
 
 def test_a_loaded_learner_goes_on_bit_equal(batch: Batch) -> None:

@@ -39,7 +39,7 @@ def by_hand(
     chance = torch.empty(horizon, 1, num, 1).normal_(generator=generator)
     torch.empty(horizon, 1, num, 1).normal_(generator=generator)  # the model's noise, of size 0
     last = torch.empty(num, 1).normal_(generator=generator)
-    alpha, gamma, targets = float(sac.log_temperature.detach().exp()), sac.discount, {}
+    alpha, gamma, targets = float(sac.temperature()), sac.discount, {}
     for i in range(num):
         steps, state, ended = [], batch.next_state[i], bool(batch.terminated[i])
         for t in range(horizon):
