@@ -1,0 +1,122 @@
+"""Policy gradient: unbiased against quadrature, rewards to go by hand, the clip, bit-equal going on, a task."""
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor
+
+from bayes_mbrl.algorithms.policy_gradient import PolicyGradientLearner, Samples, rewards_to_go
+from bayes_mbrl.dynamics.known import KnownDynamics, Nothing
+from bayes_mbrl.imagination import Imagined, World
+
+LOW, HIGH = torch.tensor([-1.0]), torch.tensor([2.0])
+
+
+def learner(seed: int = 0, **settings: object) -> PolicyGradientLearner:
+    generator = torch.Generator().manual_seed(seed)
+    return PolicyGradientLearner(1, LOW, HIGH, generator=generator, hidden=(8,), **settings)  # type: ignore[arg-type]
+
+
+def world(dtype: torch.dtype = torch.float32) -> World:
+    dynamics = KnownDynamics(lambda s, a: 0.9 * s + 0.5 * a, noise_std=torch.zeros(1, dtype=dtype))
+    return World(Nothing(), dynamics, lambda s, a, n: -(n[..., 0] - 0.7).square() - 0.1 * a[..., 0].square(), None)
+
+
+def test_the_estimator_is_unbiased_for_the_exact_gradient(generator: torch.Generator) -> None:
+    """Two steps from one state: the expectation over both actions is a double integral, done by quadrature."""
+    pg = learner(clip=None, num_epochs=1, normalise=False, discount=1.0)
+    model, start = world(), torch.tensor([[[0.3]]])
+    nodes, weights = _quadrature(401)
+
+    def expected_return() -> Tensor:
+        states = start[0, 0].expand(len(nodes), 1)
+        first = pg.policy.sample(states, nodes[:, None])
+        middle, reward, _ = model.step({}, states[None], first[None], torch.zeros(1, len(nodes), 1))
+        pairs = torch.cartesian_prod(torch.arange(len(nodes)), torch.arange(len(nodes)))
+        second_states = middle[0][pairs[:, 0]]
+        second = pg.policy.sample(second_states, nodes[pairs[:, 1], None])
+        _, more, _ = model.step({}, second_states[None], second[None], torch.zeros(1, len(pairs), 1))
+        return (weights * reward[0]).sum() + (weights[pairs[:, 0]] * weights[pairs[:, 1]] * more[0]).sum()
+
+    parameters = list(pg.policy.parameters())
+    exact = torch.cat([g.flatten() for g in torch.autograd.grad(expected_return(), parameters)])
+    estimates = []
+    for _ in range(300):
+        samples = pg.sample(model, start.expand(1, 200, 1), {}, horizon=2, generator=generator)
+        gradient = torch.autograd.grad(2 * pg.surrogate(samples), parameters)  # 2: a sum over steps, not their mean
+        estimates.append(torch.cat([g.flatten() for g in gradient]))
+    measured = torch.stack(estimates)
+    error = measured.std(0) / len(measured) ** 0.5
+    assert bool(((measured.mean(0) - exact).abs() < 5 * error + 1e-5).all())
+    assert float(exact.norm()) > 20 * float(error.norm())
+
+
+def _quadrature(num: int) -> tuple[Tensor, Tensor]:
+    """Nodes and weights for expectations under N(0, 1): many of them, since the networks have kinks."""
+    nodes = torch.linspace(-6, 6, num)
+    weights = torch.exp(-0.5 * nodes.square())
+    return nodes, weights / weights.sum()
+
+
+def test_rewards_to_go_by_hand() -> None:
+    rewards = torch.tensor([[[1.0, 5.0]], [[2.0, 7.0]], [[4.0, 0.0]]])
+    nothing = torch.zeros(3, 1, 2, dtype=torch.bool)
+    imagined = Imagined(torch.zeros(4, 1, 2, 1), torch.zeros(3, 1, 2, 1), rewards, ~nothing, nothing)
+    assert rewards_to_go(imagined, 0.5)[:, 0].tolist() == [[3.0, 8.5], [4.0, 7.0], [4.0, 0.0]]
+
+
+def test_the_clip_stops_the_gradient_where_the_ratio_has_gone_too_far() -> None:
+    pg = learner(clip=0.2)
+    states = torch.zeros(1, 1)
+    mean, log_std = (x.detach() for x in pg.policy.unsquashed(states))
+    u = mean + 0.5 * log_std.exp()
+    now = torch.distributions.Normal(mean, log_std.exp()).log_prob(u).sum(-1)
+    for ratio, advantage in itertools.product((0.5, 1.0, 1.5), (-1.0, 1.0)):
+        samples = Samples(states, u, now - torch.tensor(ratio).log(), torch.tensor([advantage]), torch.zeros(1))
+        value = pg.surrogate(samples)
+        clipped = min(max(ratio, 0.8), 1.2)
+        assert float(value.detach()) == pytest.approx(min(ratio * advantage, clipped * advantage), rel=1e-5)
+        gradient = torch.autograd.grad(value, list(pg.policy.parameters()))
+        stopped = (ratio > 1.2 and advantage > 0) or (ratio < 0.8 and advantage < 0)
+        assert all(not bool(g.any()) for g in gradient) == stopped
+
+
+def test_steps_that_were_not_lived_teach_nothing(generator: torch.Generator) -> None:
+    model = world()
+    ending = World(model.posterior, model.dynamics, model.reward, lambda s, a, n: n[..., 0] > -10)  # at once
+    samples = learner().sample(ending, torch.zeros(1, 6, 1), {}, horizon=5, generator=generator)
+    assert len(samples.states) == 6
+
+
+@pytest.mark.parametrize(("clip", "num_epochs"), [(0.2, 5), (None, 1)])
+def test_it_learns_to_steer(clip: float | None, num_epochs: int, generator: torch.Generator) -> None:
+    pg, model = learner(clip=clip, num_epochs=num_epochs, learning_rate=1e-2, discount=0.9), world()
+
+    def mean_return() -> float:
+        starts = torch.linspace(-1, 1, 20).view(1, 20, 1)
+        still = torch.Generator().manual_seed(0)
+        return float(pg.returns(model, starts, {}, horizon=10, generator=still).mean())
+
+    before = mean_return()
+    for _ in range(150):
+        starts = 2 * torch.rand(1, 100, 1, generator=generator) - 1
+        pg.improve(model, starts, {}, horizon=10, generator=generator)
+    # The best constant tracking of 0.7 costs 0.1 a² = 0.1 · 0.14² a step, after a first move of up to 1 + 0.9.
+    assert before < -2.0
+    assert mean_return() > -1.2
+
+
+def test_a_loaded_learner_goes_on_bit_equal() -> None:
+    one, other = learner(0), learner(1)
+    one.improve(world(), torch.zeros(1, 9, 1), {}, horizon=4, generator=torch.Generator().manual_seed(1))
+    other.load(one.tensors())
+    for pg in (one, other):
+        pg.improve(world(), torch.zeros(1, 9, 1), {}, horizon=4, generator=torch.Generator().manual_seed(2))
+    for (name, a), b in zip(one.tensors().items(), other.tensors().values(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_more_epochs_without_a_clip_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"need num_epochs = 1 without clip, got 5"):
+        learner(clip=None)
