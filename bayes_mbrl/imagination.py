@@ -12,8 +12,9 @@ from torch import Tensor
 
 from bayes_mbrl.dynamics.base import Dynamics
 from bayes_mbrl.environments.rewards import RewardFunction, TerminationFunction
-from bayes_mbrl.inference.base import Posterior, Theta
+from bayes_mbrl.inference.base import Posterior, Theta, require
 from bayes_mbrl.policies import Policy
+from bayes_mbrl.replay import Batch
 from bayes_mbrl.rollout import LARGEST_RETURN
 
 
@@ -95,6 +96,27 @@ def returns_of(imagined: Imagined, *, discount: float, value: Callable[[Tensor],
     going_on = imagined.lived[-1] & ~imagined.terminated[-1]
     last = torch.where(going_on.unsqueeze(-1), imagined.states[-1], 0)
     return torch.add(total, torch.where(going_on, value(last), 0), alpha=discount**horizon)
+
+
+@torch.no_grad()
+def branch(
+    world: World, policy: Policy, starts: Tensor, *, length: int, num_theta: int, generator: torch.Generator
+) -> Batch:
+    """Transitions of short imagined rollouts from the starts [N, S], at most N · length rows.
+
+    Each rollout has one θ of K. It goes on to `length` steps, unless it terminates before; rows that diverge are left
+    out. Raises ValueError unless length >= 1. Source: Janner et al., When to Trust Your Model (2019), algorithm 2.
+    """
+    require((length >= 1, f"need length >= 1, got {length}"))
+    theta = world.posterior.sample(num_theta, generator=generator)
+    dealt = spread_over_theta(starts, num_theta)
+    shape = length, *dealt.shape[:2]
+    chance = dealt.new_empty(*shape, len(policy.centre)).normal_(generator=generator)
+    noise = world.noise(*shape, like=dealt, generator=generator)
+    imagined = imagine_policy(world, policy, dealt, theta, model_noise=noise, policy_noise=chance)
+    parts = (imagined.states[:-1], imagined.actions, imagined.rewards, imagined.states[1:], imagined.terminated)
+    lived = gathered(imagined.lived, len(starts))
+    return Batch(*(gathered(part, len(starts))[lived] for part in parts))
 
 
 def spread_over_theta(rows: Tensor, num_theta: int) -> Tensor:

@@ -18,21 +18,7 @@ from bayes_mbrl.algorithms.gradient_learner import GradientLearner
 from bayes_mbrl.inference.base import check_settings, seeded_global_state
 from bayes_mbrl.inference.layers import affine
 from bayes_mbrl.policies import TanhGaussianPolicy
-
-
-class Batch(NamedTuple):
-    """Transitions as columns, unchecked: what an update consumes by the thousand."""
-
-    state: Tensor
-    """[N, S]"""
-    action: Tensor
-    """[N, A]"""
-    reward: Tensor
-    """[N]"""
-    next_state: Tensor
-    """[N, S]"""
-    terminated: Tensor
-    """[N] bool: next_state is terminal. A truncated episode goes on elsewhere, so its last row says False."""
+from bayes_mbrl.replay import Batch
 
 
 class Regression(NamedTuple):

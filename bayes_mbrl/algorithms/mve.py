@@ -16,8 +16,9 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor
 
-from bayes_mbrl.algorithms.actor_critic import Batch, Regression, SoftActorCritic, one_step
+from bayes_mbrl.algorithms.actor_critic import Regression, SoftActorCritic, one_step
 from bayes_mbrl.imagination import Imagined, World, gathered, imagine_policy, spread_over_theta
+from bayes_mbrl.replay import Batch
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -13,10 +13,10 @@ import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
-from bayes_mbrl.algorithms.actor_critic import Batch
 from bayes_mbrl.algorithms.gradient_learner import GradientLearner
 from bayes_mbrl.inference.base import check_settings, seeded_global_state
 from bayes_mbrl.policies import Policy, fully_connected
+from bayes_mbrl.replay import Batch
 
 
 class NormalisedAdvantage(Policy):

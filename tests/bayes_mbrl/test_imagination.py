@@ -13,7 +13,7 @@ from bayes_mbrl.dynamics.network import NetworkDynamics
 from bayes_mbrl.environments.adapter import Environment
 from bayes_mbrl.environments.known_truth import KNOWN_STEPS
 from bayes_mbrl.environments.specs import ENVIRONMENTS
-from bayes_mbrl.imagination import World, imagine_policy, returns_of
+from bayes_mbrl.imagination import World, branch, imagine_policy, returns_of
 from bayes_mbrl.inference.draws import DrawsPosterior
 from bayes_mbrl.policies import Policy, make_policy
 
@@ -186,3 +186,21 @@ def test_the_value_at_the_end_counts_for_who_goes_on() -> None:
     imagined = imagine_policy(world, policy, starts, {}, model_noise=longer, policy_noise=longer)
     assert returns_of(imagined, discount=1.0, value=lambda s: 100 * s[..., 0]).tolist() == [[6.0, 5.0]]
     assert dataclasses.replace(world, termination=None).step({}, starts, starts, zeros[0])[2].any().item() is False
+
+
+@pytest.mark.parametrize("num_theta", [1, 2, 3, 7])
+def test_branches_are_short_rollouts_that_end_where_they_end(num_theta: int, generator: torch.Generator) -> None:
+    dynamics = KnownDynamics(lambda s, a: s + 1, noise_std=torch.zeros(1))
+    world = World(Nothing(), dynamics, lambda s, a, n: 10 * n[..., 0], lambda s, a, n: n[..., 0] >= 5)
+    policy = LinearPolicy(torch.full((1, 1), 0.5))
+    starts = torch.tensor([[0.0], [3.0], [4.0], [1.0], [float("inf")]])
+    batch = branch(world, policy, starts, length=3, num_theta=num_theta, generator=generator)
+    seen = sorted(zip(batch.state[:, 0].tolist(), batch.terminated.tolist(), strict=True))
+    ends = {0.0: 3, 3.0: 2, 4.0: 1, 1.0: 3}
+    assert seen == sorted((s + t, s + t == 4) for s, steps in ends.items() for t in range(steps))
+    assert torch.equal(batch.next_state, batch.state + 1)
+    assert torch.equal(batch.action, 0.5 * batch.state)
+    assert torch.equal(batch.reward, 10 * batch.next_state[:, 0])
+    assert not batch.action.requires_grad
+    with pytest.raises(ValueError, match=r"need length >= 1, got 0"):
+        branch(world, policy, starts, length=0, num_theta=1, generator=generator)

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from bayes_mbrl.algorithms.actor_critic import Batch, SoftActorCritic, one_step
+from bayes_mbrl.algorithms.actor_critic import SoftActorCritic, one_step
+from bayes_mbrl.replay import Batch
 
 LOW, HIGH = torch.tensor([-1.0]), torch.tensor([1.0])
 

@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from bayes_mbrl.algorithms.actor_critic import Batch, Regression, SoftActorCritic, one_step
+from bayes_mbrl.algorithms.actor_critic import Regression, SoftActorCritic, one_step
 from bayes_mbrl.algorithms.mve import ValueExpansion
 from bayes_mbrl.dynamics.known import KnownDynamics, Nothing
 from bayes_mbrl.imagination import World, gathered, spread_over_theta
+from bayes_mbrl.replay import Batch
 
 LOW, HIGH = torch.tensor([-1.0]), torch.tensor([1.0])
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from bayes_mbrl.algorithms.actor_critic import Batch
 from bayes_mbrl.algorithms.naf import NAFLearner
+from bayes_mbrl.replay import Batch
 
 LOW, HIGH = torch.tensor([-1.0, 2.0]), torch.tensor([3.0, 2.5])
 

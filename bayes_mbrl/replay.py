@@ -1,0 +1,82 @@
+"""Past transitions to learn from again, and imagined ones beside them. Axes: N transitions, S state, A action."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from bayes_mbrl.data import Transitions
+from bayes_mbrl.inference.base import require
+
+
+class Batch(NamedTuple):
+    """Transitions as columns, unchecked: what an update consumes by the thousand."""
+
+    state: Tensor
+    """[N, S]"""
+    action: Tensor
+    """[N, A]"""
+    reward: Tensor
+    """[N]"""
+    next_state: Tensor
+    """[N, S]"""
+    terminated: Tensor
+    """[N] bool: next_state is terminal. An episode that was truncated goes on elsewhere: its last row says False."""
+
+    @classmethod
+    def of(cls, transitions: Transitions) -> "Batch":
+        """The columns of checked transitions."""
+        t = transitions
+        return cls(t.state, t.action, t.reward, t.next_state, t.terminated)
+
+
+class Replay:
+    """The newest `capacity` transitions, drawn from uniformly and with replacement.
+
+    Raises ValueError unless capacity >= 1.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        require((capacity >= 1, f"need capacity >= 1, got {capacity}"))
+        self.capacity = capacity
+        self._columns: Batch | None = None
+        self._num_added = 0
+
+    def __len__(self) -> int:
+        return min(self._num_added, self.capacity)
+
+    def add(self, batch: Batch) -> None:
+        """Append rows, over the oldest ones where there is no room."""
+        batch = Batch(*(column[-self.capacity :] for column in batch))
+        if self._columns is None:
+            self._columns = Batch(*(column.new_empty(0, *column.shape[1:]) for column in batch))
+        places = (self._num_added + torch.arange(len(batch.reward))) % self.capacity
+        needed = min(self._num_added + len(places), self.capacity)
+        if needed > len(self._columns.reward):  # room for twice as many, so that growing costs little in all
+            room = min(2 * needed, self.capacity)
+            self._columns = Batch(*(torch.cat([c, c.new_empty(room - len(c), *c.shape[1:])]) for c in self._columns))
+        for column, rows in zip(self._columns, batch, strict=True):
+            column[places] = rows
+        self._num_added += len(places)
+
+    def sample(self, n: int, *, generator: torch.Generator) -> Batch:
+        """n rows. Raises ValueError while it is empty."""
+        require((self._columns is not None and len(self) > 0, "need transitions to draw from, the replay is empty"))
+        assert self._columns is not None
+        rows = torch.randint(len(self), (n,), generator=generator)
+        return Batch(*(column[rows] for column in self._columns))
+
+
+def mixed(real: Replay, imagined: Replay, n: int, *, real_ratio: float, generator: torch.Generator) -> Batch:
+    """n rows, a share of `real_ratio` of them real (rounded); all of them while nothing is imagined.
+
+    Raises ValueError unless 0 <= real_ratio <= 1.
+    """
+    require((0 <= real_ratio <= 1, f"need 0 <= real_ratio <= 1, got {real_ratio}"))
+    num_real = n if len(imagined) == 0 else round(real_ratio * n)
+    parts = [
+        replay.sample(count, generator=generator)
+        for replay, count in ((real, num_real), (imagined, n - num_real))
+        if count
+    ]
+    return Batch(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
