@@ -13,6 +13,7 @@ from torch import Tensor
 from bayes_mbrl.dynamics.base import Dynamics
 from bayes_mbrl.environments.rewards import RewardFunction, TerminationFunction
 from bayes_mbrl.inference.base import Posterior, Theta, require
+from bayes_mbrl.planners.propagation import moment_matching
 from bayes_mbrl.policies import Policy
 from bayes_mbrl.replay import Batch
 from bayes_mbrl.rollout import LARGEST_RETURN
@@ -62,22 +63,39 @@ class Imagined(NamedTuple):
 
 
 def imagine_policy(
-    world: World, policy: Policy, starts: Tensor, theta: Theta, *, model_noise: Tensor, policy_noise: Tensor
+    world: World,
+    policy: Policy,
+    starts: Tensor,
+    theta: Theta,
+    *,
+    model_noise: Tensor,
+    policy_noise: Tensor,
+    matching_noise: Tensor | None = None,
+    nudges: Tensor | None = None,
 ) -> Imagined:
     """Act by the policy from the starts [K, B, S]: pure, since all randomness comes in as arguments.
 
     model_noise [H, K, B, O] of `World.noise` and policy_noise [H, K, B, A] standard normal: the same ones again give
     the same trajectories, and gradients flow from them to the policy's parameters and to θ (reparameterisation). A
     step whose state or reward is not finite, or beyond all reason, was not lived, nor was what follows it.
+
+    With `matching_noise` [H, K, B, S], standard normal, all particles are drawn anew between two steps from one normal
+    with their mean and covariance (moment matching, as in Deep PILCO). `nudges` [H, K, B, A] are added to the actions:
+    the derivative by them, at 0, is the sensitivity of a return to what is done at each time.
     """
     states, alive = [starts], torch.ones(starts.shape[:-1], dtype=torch.bool, device=starts.device)
     actions, rewards, lived, ended = [], [], [], []
-    for noise, chance in zip(model_noise, policy_noise, strict=True):
+    for t, (noise, chance) in enumerate(zip(model_noise, policy_noise, strict=True)):
         action = policy.sample(states[-1], chance)
+        if nudges is not None:
+            action = action + nudges[t]
         following, reward, terminated = world.step(theta, states[-1], action, noise)
         alive = alive & _is_sound(following, reward)
         # Of what is not finite even 0 times the gradient is NaN: it is cut off before anything is made of it.
-        states.append(torch.where(alive.unsqueeze(-1), following, states[-1].detach()))
+        following = torch.where(alive.unsqueeze(-1), following, states[-1].detach())
+        if matching_noise is not None:
+            following = moment_matching(following.unsqueeze(2), matching_noise[t].unsqueeze(2)).squeeze(2)
+        states.append(following)
         actions.append(action)
         rewards.append(torch.where(alive, reward, 0))
         lived.append(alive)
