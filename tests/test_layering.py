@@ -14,9 +14,9 @@ TRUNK, LEAVES = "bayes_mbrl", ("analysis", "inference", "planners")
 
 LAYERS = (
     ("_version", "config_problems", "data", "errors", "seeding", "signatures"),
-    ("dynamics", "environments", "files", "yaml_subset"),
+    ("dynamics", "environments", "files", "policies", "replay", "yaml_subset"),
     ("fit_record", "lookahead", "registry", "rollout", "snapshots"),
-    ("finalists",),
+    ("finalists", "imagination"),
     ("algorithms", "arviz_export", "checkpoint", "config_sources", "plan_returns"),
     ("config", "devices"),
     ("build", "cautions", "posterior_diagnosis", "progress", "run_folder", "simulation"),

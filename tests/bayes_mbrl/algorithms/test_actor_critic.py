@@ -101,6 +101,7 @@ def test_settings_out_of_range_are_refused() -> None:
         learner(learning_rate=0)
 
 
+@pytest.mark.slow
 def test_the_policy_of_a_bandit_is_boltzmann(generator: torch.Generator) -> None:
     """With γ = 0, Q = r, so that π(a | s) ∝ exp(r(s, a) / α) as far as a squashed normal can (eq. 4)."""
     sac = learner(discount=0.0, learning_rate=3e-3, target_entropy=-1.0)

@@ -59,6 +59,7 @@ def _bandit(generator: torch.Generator, n: int) -> Batch:
     return Batch(state, torch.lerp(LOW, HIGH, 0.5 + 0.5 * share), reward, state, torch.ones(n).bool())
 
 
+@pytest.mark.slow
 def test_it_learns_a_quadratic_bandit(generator: torch.Generator) -> None:
     naf = learner(learning_rate=3e-3)
     for _ in range(1500):

@@ -23,6 +23,7 @@ def world(dtype: torch.dtype = torch.float32) -> World:
     return World(Nothing(), dynamics, lambda s, a, n: -(n[..., 0] - 0.7).square() - 0.1 * a[..., 0].square(), None)
 
 
+@pytest.mark.slow
 def test_the_estimator_is_unbiased_for_the_exact_gradient(generator: torch.Generator) -> None:
     """Two steps from one state: the expectation over both actions is a double integral, done by quadrature."""
     pg = learner(clip=None, num_epochs=1, normalise=False, discount=1.0)
@@ -89,6 +90,7 @@ def test_steps_that_were_not_lived_teach_nothing(generator: torch.Generator) -> 
     assert len(samples.states) == 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("clip", "num_epochs"), [(0.2, 5), (None, 1)])
 def test_it_learns_to_steer(clip: float | None, num_epochs: int, generator: torch.Generator) -> None:
     pg, model = learner(clip=clip, num_epochs=num_epochs, learning_rate=1e-2, discount=0.9), world()

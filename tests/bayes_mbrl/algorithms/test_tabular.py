@@ -88,6 +88,7 @@ def episode_lengths(learner: DynaLearner, maze: Maze, num_episodes: int, rng: np
     return lengths
 
 
+@pytest.mark.slow
 def test_the_curve_of_the_textbook() -> None:
     """Sutton & Barto, figure 8.2: the more planning steps, the fewer episodes until near the optimum of 14 steps."""
     mean: dict[int, Any] = {}
@@ -104,6 +105,7 @@ def test_the_curve_of_the_textbook() -> None:
     assert mean[5][7:].mean() < 30 < mean[0][7:].mean()
 
 
+@pytest.mark.slow
 def test_a_blocked_way_is_unlearned() -> None:
     maze = Maze(BLOCKING_MAZE, change_after=1000)
     learner = DynaLearner(54, 4, planning_steps=10, step_size=0.5, target="sample")
