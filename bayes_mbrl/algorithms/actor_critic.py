@@ -139,10 +139,7 @@ class SoftActorCritic(GradientLearner):
 
         surplus = log_density.detach().mean() + self.target_entropy
         self.descend("temperature", -self.temperature.log * surplus)  # eq. 18, by log α as in the authors' code
-        with torch.no_grad():
-            slow: list[Tensor] = list(self.slow_critics.parameters())
-            fast: list[Tensor] = list(self.critics.parameters())
-            torch._foreach_lerp_(slow, fast, self.target_rate)
+        self.follow("slow_critics", "critics", self.target_rate)
         return Losses(critic_loss.detach(), actor_loss.detach(), temperature)
 
     @torch.no_grad()

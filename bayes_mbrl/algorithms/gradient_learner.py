@@ -58,6 +58,13 @@ class GradientLearner:
             )
         return norm
 
+    @torch.no_grad()
+    def follow(self, slow: str, fast: str, rate: float) -> None:
+        """Move the parameters of the module `slow` by this share of their way to those of `fast`."""
+        followers: list[Tensor] = list(self.modules[slow].parameters())
+        leaders: list[Tensor] = list(self.modules[fast].parameters())
+        torch._foreach_lerp_(followers, leaders, rate)
+
     def tensors(self) -> dict[str, Tensor]:
         """All that defines the learner, by flat names."""
         parts = {

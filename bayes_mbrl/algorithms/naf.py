@@ -103,8 +103,5 @@ class NAFLearner(GradientLearner):
             target = torch.where(batch.terminated, batch.reward, batch.reward + self.discount * following)
         loss = (self.policy.q(batch.state, batch.action) - target).square().mean()
         self.descend("network", loss)
-        with torch.no_grad():
-            slow: list[Tensor] = list(self.slow.parameters())
-            fast: list[Tensor] = list(self.policy.parameters())
-            torch._foreach_lerp_(slow, fast, self.target_rate)
+        self.follow("slow", "network", self.target_rate)
         return loss.detach()
