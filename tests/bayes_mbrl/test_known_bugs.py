@@ -6,17 +6,16 @@ from typing import Any
 
 import pytest
 import torch
+from pendulum_oracle import pendulum_oracle
 from torch import Tensor
 
-from bayes_mbrl.algorithms.mpc import MPCAgent
 from bayes_mbrl.config import resolve
-from bayes_mbrl.dynamics.known import KnownDynamics, Nothing
+from bayes_mbrl.dynamics.known import KnownDynamics
 from bayes_mbrl.environments.known_truth import pendulum_step
-from bayes_mbrl.environments.rewards import pendulum_reward
 from bayes_mbrl.inference.draws import DrawsPosterior
 from bayes_mbrl.planners.discrete import CategoricalCEM, DiscreteShooting, ExhaustiveSearch
 from bayes_mbrl.planners.objectives import expected_return, mean_minus_total_std
-from bayes_mbrl.planners.propagation import expectation, ts_infinity
+from bayes_mbrl.planners.propagation import ts_infinity
 from bayes_mbrl.registry import PLANNERS
 from bayes_mbrl.rollout import evaluate_plans
 
@@ -32,27 +31,10 @@ def small_planner(name: str) -> Any:
     return dataclasses.replace(component, settings=settings).build(low=LOW, high=HIGH)
 
 
-def agent(planner: Any, **changes: Any) -> MPCAgent:
-    return MPCAgent(
-        **{
-            "posterior": Nothing(),
-            "dynamics": KnownDynamics(pendulum_step, noise_std=torch.zeros(3)),
-            "planner": planner,
-            "objective": expected_return(),
-            "propagation": expectation,
-            "reward": pendulum_reward,
-            "termination": None,
-            "num_theta": 1,
-            "num_noise": 1,
-            **changes,
-        }
-    )
-
-
 @pytest.mark.parametrize("name", CONTINUOUS)
 def test_no_planner_brings_anything_from_one_episode_into_the_next(name: str) -> None:
     """Elites, a nominal plan or a mean that survive a reset."""
-    acting = agent(small_planner(name))
+    acting = pendulum_oracle(small_planner(name))
 
     def episode(seed: int, state: Tensor) -> list[float]:
         generator, memory, actions = torch.Generator().manual_seed(seed), None, []
@@ -80,7 +62,7 @@ def test_no_planner_brings_anything_from_one_episode_into_the_next(name: str) ->
 )
 def test_nor_does_one_for_choices(planner: Any) -> None:
     step = KnownDynamics(lambda s, a: s + a[..., :3] - a[..., 3:4], noise_std=torch.zeros(3))
-    acting = agent(planner, dynamics=step, reward=lambda s, a, n: -(n - 0.5).square().sum(-1))
+    acting = pendulum_oracle(planner, dynamics=step, reward=lambda s, a, n: -(n - 0.5).square().sum(-1))
 
     def actions(seed: int, state: Tensor) -> Tensor:
         generator, memory, taken = torch.Generator().manual_seed(seed), None, []
@@ -148,7 +130,7 @@ def test_a_broken_model_never_makes_the_best_plan(name: str) -> None:
     def step(state: Tensor, action: Tensor) -> Tensor:
         return state + torch.where(action > 0.5, torch.nan, action)
 
-    acting = agent(
+    acting = pendulum_oracle(
         small_planner(name),
         dynamics=KnownDynamics(step, noise_std=torch.zeros(3)),
         reward=lambda s, a, n: a[..., 0] - 1000.0 - 1e-3 * n.square().sum(-1),

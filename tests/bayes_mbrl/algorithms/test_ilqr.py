@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from pendulum_oracle import pendulum_oracle
 from torch import Tensor
 from toy_runs import configure, start
 
@@ -81,29 +82,11 @@ def test_it_plans_on_the_mean_over_theta(agent_of: Callable[..., Any], generator
     assert float(score) == pytest.approx(info.plan_return, rel=1e-5)
 
 
-def oracle(planner: Any, **settings: Any) -> MPCAgent:
-    """On the true dynamics of the pendulum."""
-    return MPCAgent(
-        **{
-            "posterior": Nothing(),
-            "dynamics": KnownDynamics(pendulum_step, noise_std=torch.zeros(3)),
-            "planner": planner,
-            "objective": expected_return(),
-            "propagation": expectation,
-            "reward": pendulum_reward,
-            "termination": None,
-            "num_theta": 1,
-            "num_noise": 1,
-            **settings,
-        }
-    )
-
-
 TORQUE = torch.tensor([-2.0]), torch.tensor([2.0])
 
 
 def test_the_warm_start_is_the_shifted_plan_and_an_episode_begins_without() -> None:
-    agent = oracle(ILQR(*TORQUE, horizon=6, num_candidates=1, num_iterations=2), replan_every=2)
+    agent = pendulum_oracle(ILQR(*TORQUE, horizon=6, num_candidates=1, num_iterations=2), replan_every=2)
     states = torch.tensor([[0.9, 0.1, 0.5], [0.9, 0.2, 0.4], [0.8, 0.3, 0.2]])
     generator = torch.Generator().manual_seed(0)
     action, memory = agent.act(states[0], None, generator=generator)
@@ -117,7 +100,7 @@ def test_the_warm_start_is_the_shifted_plan_and_an_episode_begins_without() -> N
 @pytest.mark.slow
 def test_the_pendulum_swings_up_from_the_bottom() -> None:
     """Its reward is neither quadratic nor concave; hanging down at rest, the first plan moves nothing."""
-    agent = oracle(ILQR(*TORQUE, horizon=20, num_candidates=1, num_iterations=5, tolerance=1e-3))
+    agent = pendulum_oracle(ILQR(*TORQUE, horizon=20, num_candidates=1, num_iterations=5, tolerance=1e-3))
     state, memory, total = torch.tensor([-1.0, 1e-3, 0.0]), None, 0.0
     generator = torch.Generator().manual_seed(0)
     for t in range(150):
@@ -135,7 +118,7 @@ def test_a_diverging_model_is_penalised_and_the_search_goes_on() -> None:
     def step(state: Tensor, action: Tensor) -> Tensor:
         return state * torch.where(action > 0, 1e30, 0.5) + 0.1 * action
 
-    agent = oracle(
+    agent = pendulum_oracle(
         ILQR(*TORQUE, horizon=4, num_candidates=6),
         dynamics=KnownDynamics(step, noise_std=torch.zeros(3)),
         reward=lambda s, a, n: n[..., 0],
@@ -189,7 +172,7 @@ def test_what_it_would_ignore_is_refused(env: str, more: tuple[str, ...], messag
 
 def test_an_agent_that_seeks_information_needs_scores() -> None:
     with pytest.raises(ValueError, match="need a planner that goes by scores, which ILQR does not: take cem"):
-        InformationSeekingAgent(oracle(ILQR(*TORQUE), num_theta=2), 1.0)
+        InformationSeekingAgent(pendulum_oracle(ILQR(*TORQUE), num_theta=2), 1.0)
 
 
 @pytest.mark.slow
