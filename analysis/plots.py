@@ -40,6 +40,8 @@ class LearningCurve:
     """[V] returns of the evaluation episodes after training; V = 0 when there were none."""
     name: str
     """What ran, for the title: "Pendulum-v1 · mean-field · CEM"."""
+    learned_label: str = "planned"
+    """How the episodes after the base policy's came about."""
 
     def __post_init__(self) -> None:
         _check("returns", self.returns, "[E]", 1)
@@ -169,6 +171,15 @@ def run_figure(*, curve: LearningCurve, fan: Fan, shares: Shares) -> Figure:
     return figure
 
 
+def curve_figure(curve: LearningCurve) -> Figure:
+    """The picture of a run without a model: its learning curve, 6 x 4 inches."""
+    figure = Figure(figsize=(6, 4), dpi=DPI, layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
+    FigureCanvasAgg(figure)
+    figure.suptitle(curve.name, fontsize=12, fontweight="bold", parse_math=False)
+    _draw_curve(figure.subplots(), curve)
+    return figure
+
+
 def save_figure(figure: Figure, path: pathlib.Path) -> None:
     """Write the figure as PNG at 150 dots per inch, whole or not at all."""
     with atomic_file(path) as temporary:
@@ -183,7 +194,7 @@ def _draw_curve(axis: Axes, curve: LearningCurve) -> None:
     size = 7.0 if num_episodes <= 30 else 4.0
     for part, color, fill, label in (
         (slice(None, first), ORANGE, "white", "base policy"),
-        (slice(first, None), BLUE, BLUE, "planned"),
+        (slice(first, None), BLUE, BLUE, curve.learned_label),
     ):
         x, y = episodes[part], curve.returns[part]
         if len(x) > 0:

@@ -12,6 +12,7 @@ from bayes_mbrl.analysis.plots import (
     LearningCurve,
     ParameterDraws,
     Shares,
+    curve_figure,
     parameters_figure,
     run_figure,
     save_figure,
@@ -46,51 +47,69 @@ DIVERGED = 1e6
 def write(
     folder: pathlib.Path, builder: Builder, state: RunState, evaluation: list[Episode]
 ) -> dict[str, pathlib.Path]:
-    """Write everything; returns the paths by what they hold."""
+    """Write everything; returns the paths by what they hold. Without a posterior there is nothing of it."""
+    assert state.transitions is not None
+    paths = {"picture": folder / "run.png"}
+    with writing(folder, f"what was learned is in the checkpoint: make room, then bayes-mbrl resume {folder}"):
+        if state.posterior is None:
+            save_figure(curve_figure(_learning_curve(builder, state, evaluation)), paths["picture"])
+        else:
+            paths |= _write_knowledge(folder, builder, state, evaluation)
+        if state.learned:
+            paths["learned beside it" if state.posterior else "learned"] = folder / "learned.safetensors"
+            save_tensors(state.learned, folder / "learned.safetensors")
+        if evaluation:
+            paths["evaluation episodes"] = folder / "evaluation.npz"
+            Transitions.concatenate([episode.transitions for episode in evaluation]).save(paths["evaluation episodes"])
+        paths |= {
+            "transitions": folder / "transitions.npz",
+            "metrics": folder / "metrics.jsonl",
+            "evaluation": folder / "evaluation.json",
+            "configuration": folder / "config.yaml",
+        }
+        state.transitions.save(paths["transitions"])
+        returns = [episode.total_reward for episode in evaluation]
+        write_text(paths["evaluation"], json.dumps({"num_transitions": len(state.transitions), "returns": returns}))
+    return paths
+
+
+def _write_knowledge(
+    folder: pathlib.Path, builder: Builder, state: RunState, evaluation: list[Episode]
+) -> dict[str, pathlib.Path]:
+    """The posterior in its own form and in ArviZ's, and pictures of what it says."""
     assert state.transitions is not None
     assert state.posterior is not None
     paths = {
         "picture": folder / "run.png",
         "ArviZ": folder / "posterior.nc",
         "posterior": folder / "posterior" / "posterior.safetensors",
-        "transitions": folder / "transitions.npz",
-        "metrics": folder / "metrics.jsonl",
-        "evaluation": folder / "evaluation.json",
-        "configuration": folder / "config.yaml",
     }
     # The last episode of evaluation was never learned from; without one, the last of training has to do.
     shown = evaluation[-1].transitions if evaluation else _last_episode(state.transitions)
     fitted = state.transitions[: state.num_fitted]
     dynamics, physics = builder.learned_dynamics(fitted, state.posterior), builder.dynamics(fitted)
     theta = state.posterior.sample(NUM_DRAWS, generator=_generator(builder, "draws"))
-    with writing(folder, f"what was learned is in the checkpoint: make room, then bayes-mbrl resume {folder}"):
-        state.transitions.save(paths["transitions"])
-        returns = [episode.total_reward for episode in evaluation]
-        write_text(paths["evaluation"], json.dumps({"num_transitions": len(state.transitions), "returns": returns}))
-        paths["posterior"].parent.mkdir(exist_ok=True)
-        save_posterior(state.posterior, paths["posterior"])
-        save_tensors(state.fit, paths["posterior"].with_name("fit.safetensors"))
-        if evaluation:
-            paths["evaluation episodes"] = folder / "evaluation.npz"
-            Transitions.concatenate([episode.transitions for episode in evaluation]).save(paths["evaluation episodes"])
-        tree = dynamics_tree(
-            dynamics,
-            state.posterior,
-            state.transitions,
-            generator=_generator(builder, "noise"),
-            record=state.fit,
-            attributes={"environment": builder.config.env, "posterior_family": builder.config.posterior.name},
-        )
-        save_tree(tree, paths["ArviZ"])
-        curve = _learning_curve(builder, state, evaluation)
-        figure = run_figure(
-            curve=curve, fan=_fan(builder, dynamics, state, shown), shares=_shares(dynamics, theta, shown[:FAN_LENGTH])
-        )
-        save_figure(figure, paths["picture"])
-        if isinstance(physics, PhysicsDynamics):
-            paths["parameters"] = folder / "parameters.png"
-            draws = _parameter_draws(builder, physics, state.posterior)
-            save_figure(parameters_figure(draws, name=f"{curve.name}: 90 % intervals"), paths["parameters"])
+    paths["posterior"].parent.mkdir(exist_ok=True)
+    save_posterior(state.posterior, paths["posterior"])
+    save_tensors(state.fit, paths["posterior"].with_name("fit.safetensors"))
+    tree = dynamics_tree(
+        dynamics,
+        state.posterior,
+        state.transitions,
+        generator=_generator(builder, "noise"),
+        record=state.fit,
+        attributes={"environment": builder.config.env, "posterior_family": builder.config.posterior.name},
+    )
+    save_tree(tree, paths["ArviZ"])
+    curve = _learning_curve(builder, state, evaluation)
+    figure = run_figure(
+        curve=curve, fan=_fan(builder, dynamics, state, shown), shares=_shares(dynamics, theta, shown[:FAN_LENGTH])
+    )
+    save_figure(figure, paths["picture"])
+    if isinstance(physics, PhysicsDynamics):
+        paths["parameters"] = folder / "parameters.png"
+        draws = _parameter_draws(builder, physics, state.posterior)
+        save_figure(parameters_figure(draws, name=f"{curve.name}: 90 % intervals"), paths["parameters"])
     return paths
 
 
@@ -114,13 +133,21 @@ def _last_episode(transitions: Transitions) -> Transitions:
     return transitions[transitions.episode == transitions.episode[-1]]
 
 
+def described(builder: Builder) -> list[str]:
+    """Environment, algorithm, unless it is the usual one, and posterior, if there is one."""
+    config = builder.config
+    algorithm = [] if config.algorithm.name == "mpc" else [config.algorithm.name]
+    return [config.env, *algorithm, *([config.posterior.name] if builder.learns_model else [])]
+
+
 def _learning_curve(builder: Builder, state: RunState, evaluation: list[Episode]) -> LearningCurve:
     returns = torch.tensor([m["return"] for m in state.metrics])
     return LearningCurve(
         returns.numpy(),
-        base_policy_episodes=1,
+        base_policy_episodes=sum(m["phase"] == "base policy" for m in state.metrics),
         evaluation_returns=torch.tensor([episode.total_reward for episode in evaluation]).numpy(),
-        name=f"{builder.config.env}, {builder.config.posterior.name}",
+        name=", ".join(described(builder)),
+        learned_label="planned" if builder.plans else "by what was learned",
     )
 
 

@@ -10,6 +10,7 @@ from bayes_mbrl.algorithms.base import Agent, RandomAgent
 from bayes_mbrl.algorithms.hallucinated import hallucinating
 from bayes_mbrl.algorithms.ilqr import check_slope
 from bayes_mbrl.algorithms.information_gain import InformationSeekingAgent
+from bayes_mbrl.algorithms.learner import Learner, LearningAlgorithm, Task
 from bayes_mbrl.algorithms.mpc import MPC, MPCAgent
 from bayes_mbrl.algorithms.thompson import ThompsonAgent
 from bayes_mbrl.config import Config
@@ -20,8 +21,9 @@ from bayes_mbrl.dynamics.network import identity, learned_termination
 from bayes_mbrl.dynamics.recalibrated import Recalibration
 from bayes_mbrl.environments.adapter import Environment
 from bayes_mbrl.environments.known_functions import check_shapes
-from bayes_mbrl.environments.rewards import TerminationFunction, never
+from bayes_mbrl.environments.rewards import RewardFunction, TerminationFunction, never
 from bayes_mbrl.errors import UserError
+from bayes_mbrl.imagination import World
 from bayes_mbrl.inference.base import Posterior
 from bayes_mbrl.planners.base import Planner
 from bayes_mbrl.planners.ilqr import ILQR
@@ -42,10 +44,33 @@ class Builder:
     environment: Environment
 
     def __post_init__(self) -> None:
-        """Find out before any episode: two transitions of zeros have the right widths."""
+        """Find out before any episode what cannot be."""
         self._check_device()
-        self._check_horizon(self.planner().horizon)
+        self._check_algorithm()
         check_shapes(self.environment.spec, self.environment.state_dim, self.environment.action_dim)
+        if self.learns_model:
+            self._check_dynamics()
+
+    def _check_algorithm(self) -> None:
+        """Raise UserError where the algorithm cannot serve the environment, or the propagation its trajectories."""
+        algorithm, name, propagation = self.algorithm, self.config.algorithm.name, self.config.propagation.name
+        if self.plans:
+            if (num_states := self.environment.num_states) is not None:
+                raise UserError(
+                    f"algorithm {name} needs states that are numbers, and {self.environment.spec.name} only counts its "
+                    f"{num_states}: take algorithm=dyna"
+                )
+            self._check_horizon(self.planner().horizon)
+            return
+        assert isinstance(algorithm, LearningAlgorithm)
+        self.learner()
+        if propagation not in algorithm.propagations and self.learns_model:
+            raise UserError(
+                f"algorithm {name} imagines with propagation {' or '.join(algorithm.propagations)}, got {propagation}"
+            )
+
+    def _check_dynamics(self) -> None:
+        """Raise UserError where it cannot be learned: two transitions of zeros have the right widths."""
         states, actions = torch.zeros(2, self.environment.state_dim), torch.zeros(2, self.environment.action_dim)
         nothing = torch.zeros(2)
         rows = Transitions(states, actions, nothing, states, nothing.bool(), nothing.long())
@@ -54,9 +79,10 @@ class Builder:
             dynamics.regression_data(rows)
         except ValueError as error:
             raise UserError(f"dynamics {self.config.dynamics.name}: {error}") from error
-        self.failure(self._termination(dynamics))
-        self._check_exploration()
-        self._check_ilqr()
+        if self.plans:
+            self.failure(self._termination(dynamics))
+            self._check_exploration()
+            self._check_ilqr()
 
     def _check_horizon(self, horizon: int) -> None:
         """Raise UserError where plans would go on after every episode has ended."""
@@ -73,9 +99,56 @@ class Builder:
         return self.config.recalibration.build()  # type: ignore[no-any-return]
 
     @property
-    def algorithm(self) -> MPC:
+    def algorithm(self) -> MPC | LearningAlgorithm:
         """Settings of the algorithm."""
         return self.config.algorithm.build()  # type: ignore[no-any-return]
+
+    @property
+    def refit_every(self) -> int | None:
+        """Environment steps between two fits of the posterior; None: after each episode."""
+        interval: int | None = getattr(self.algorithm, "refit_every", None)  # what learns no model has none
+        return interval
+
+    @property
+    def plans(self) -> bool:
+        """Whether it acts by planning; else by what a learner has learned."""
+        return self.config.algorithm.row.plans
+
+    @property
+    def learns_model(self) -> bool:
+        """Whether p(θ | D) is fitted at all."""
+        return self.config.algorithm.row.learns_model
+
+    @property
+    def replan_every(self) -> int:
+        """Environment steps between two plans, where it plans."""
+        return self._planning.replan_every
+
+    @property
+    def _planning(self) -> MPC:
+        """Settings of planning; of a learner's run those of a planner that would act by the same posterior."""
+        return self.algorithm if isinstance(self.algorithm, MPC) else MPC()
+
+    def learner(self) -> Learner | None:
+        """What the algorithm learns beside p(θ | D), at its start; None where it plans.
+
+        Raises UserError where it cannot serve the environment.
+        """
+        algorithm, environment = self.algorithm, self.environment
+        if isinstance(algorithm, MPC):
+            return None
+        task = Task(
+            environment.spec.name,
+            environment.state_dim,
+            environment.low,
+            environment.high,
+            environment.choices,
+            environment.num_states,
+        )
+        try:
+            return algorithm.learner(task, generator=generator_for(self.config.seed, "initial"))
+        except ValueError as error:
+            raise UserError(f"algorithm {self.config.algorithm.name}: {error}") from error
 
     @property
     def objective(self) -> Objective | FailureObjective:
@@ -84,7 +157,7 @@ class Builder:
 
     def _check_exploration(self) -> None:
         """Raise UserError where the way to explore suits neither the actions nor the number of samples."""
-        exploration, num_theta = self.algorithm.exploration, self.config.rollout.num_theta
+        exploration, num_theta = self._planning.exploration, self.config.rollout.num_theta
         if exploration == "hallucinated" and self.environment.choices:
             raise UserError(
                 f"algorithm.exploration hallucinated plans numbers beside the actions, and those of "
@@ -101,7 +174,7 @@ class Builder:
         spec = self.environment.spec
         if not isinstance(self.planner(), ILQR):
             return
-        if self.algorithm.exploration == "information-gain":
+        if self._planning.exploration == "information-gain":
             raise UserError(
                 "algorithm.exploration information-gain needs a planner of scores, which ilqr is not: take cem"
             )
@@ -143,6 +216,8 @@ class Builder:
         if self.device.type == "cpu":
             return
         config, name = self.config, self.config.device
+        if not self.plans:
+            raise UserError(f"device {name} is for planning, and algorithm {config.algorithm.name} does not: take cpu")
         if self.environment.choices or config.planner.name == "ilqr":
             raise UserError(f"device {name} is for planners of continuous actions by scores: take device=cpu")
         if config.dynamics.name not in ("network", "linear"):
@@ -233,7 +308,7 @@ class Builder:
         return self._at_border(self._exploring(transitions, posterior))
 
     def _exploring(self, transitions: Transitions, posterior: Posterior) -> Agent:
-        agent, settings = self.agent(transitions, posterior), self.algorithm
+        agent, settings = self.agent(transitions, posterior), self._planning
         match settings.exploration:
             case "thompson":
                 return ThompsonAgent(agent)
@@ -250,15 +325,12 @@ class Builder:
 
         Raises UserError where reward or termination is not one of these states.
         """
-        spec, config, algorithm = self.environment.spec, self.config, self.algorithm
+        spec, config, algorithm = self.environment.spec, self.config, self._planning
         planner = self.planner()
         dynamics = self.learned_dynamics(transitions, posterior)
         if self.device.type != "cpu":
             dynamics, posterior = dynamics.to(self.device), _on(self.device, posterior)
-        termination = self._termination(dynamics)
-        reward = _of_observation(spec.reward, dynamics) or dynamics.reward
-        assert reward is not None, "a dynamics that knows no reward learns it, or refuses to"
-        imagines_ends = termination is not never and (spec.termination or dynamics.termination) is not None
+        reward, termination = self._reward(dynamics), self._imagined_termination(dynamics)
         try:
             return MPCAgent(
                 posterior=posterior,
@@ -267,8 +339,8 @@ class Builder:
                 objective=self.objective,
                 propagation=config.propagation.row.load(),
                 reward=reward,
-                termination=_of_observation(termination, dynamics) if imagines_ends else None,
-                failure=_of_observation(self.failure(termination), dynamics),
+                termination=termination,
+                failure=_of_observation(self.failure(self._termination(dynamics)), dynamics),
                 num_theta=config.rollout.num_theta,
                 num_noise=config.rollout.num_noise,
                 replan_every=algorithm.replan_every,
@@ -279,6 +351,32 @@ class Builder:
             )
         except ValueError as error:
             raise UserError(f"{spec.name}: {error}") from error
+
+    def world(self, transitions: Transitions, posterior: Posterior) -> World:
+        """What is imagined in with the posterior, which was fitted to these transitions.
+
+        Raises UserError where reward or termination is not one of these states.
+        """
+        dynamics = self.learned_dynamics(transitions, posterior)
+        return World(
+            posterior,
+            dynamics,
+            self._reward(dynamics),
+            self._imagined_termination(dynamics),
+            num_theta=self.config.rollout.num_theta,
+            propagation=self.config.propagation.row.load(),
+        )
+
+    def _reward(self, dynamics: Dynamics) -> RewardFunction:
+        reward = _of_observation(self.environment.spec.reward, dynamics) or dynamics.reward
+        assert reward is not None, "a dynamics that knows no reward learns it, or refuses to"
+        return reward
+
+    def _imagined_termination(self, dynamics: Dynamics) -> TerminationFunction | None:
+        """What ends a trajectory; None where nothing does, or nothing has yet."""
+        termination = self._termination(dynamics)
+        ends = termination is not never and (self.environment.spec.termination or dynamics.termination) is not None
+        return _of_observation(termination, dynamics) if ends else None
 
 
 def _on(device: torch.device, posterior: Posterior) -> Posterior:

@@ -1,8 +1,8 @@
 """Checkpoints: a new folder each time, then a pointer to it, so that a kill at any point leaves a whole one.
 
 `checkpoint/latest` names the newest of `checkpoint/000001`, `checkpoint/000002`, ...; that one and the one before are
-kept. A checkpoint holds `transitions.npz`, `posterior.safetensors`, `fit.safetensors` and `state.json`, which has the
-sizes and SHA-256 sums of the others and its own. No pickle.
+kept. A checkpoint holds `transitions.npz`, `posterior.safetensors`, `fit.safetensors`, `learned.safetensors`, as far as
+there is anything to hold, and `state.json`, which has the sizes and SHA-256 sums of the others and its own. No pickle.
 """
 
 import contextlib
@@ -26,7 +26,8 @@ from bayes_mbrl.inference.base import Posterior, load_posterior, save_posterior
 FORMAT = 1
 """Version of what is written; to be raised when an older program could not read it."""
 
-_TRANSITIONS, _POSTERIOR, _FIT, _STATE = "transitions.npz", "posterior.safetensors", "fit.safetensors", "state.json"
+_TRANSITIONS, _POSTERIOR, _STATE = "transitions.npz", "posterior.safetensors", "state.json"
+_FIT, _LEARNED = "fit.safetensors", "learned.safetensors"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +44,8 @@ class RunState:
     """The posterior has learned from this many of the first transitions."""
     fit: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
     """What the last fit told of itself: see fit_record.py."""
+    learned: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
+    """What the algorithm learns beside the posterior: see `Learner.tensors`."""
 
 
 def save_checkpoint(folder: pathlib.Path, state: RunState) -> None:
@@ -91,11 +94,13 @@ def load_checkpoint(folder: pathlib.Path, kinds: Mapping[str, type[Posterior]]) 
             raise ValueError(f"{_STATE} was changed after it was written")
         for file, expected in content["files"].items():
             _check_file(root / name / file, expected)
+        files = content["files"]
         return RunState(
-            Transitions.load(root / name / _TRANSITIONS) if _TRANSITIONS in content["files"] else None,
-            load_posterior(root / name / _POSTERIOR, kinds) if _POSTERIOR in content["files"] else None,
+            Transitions.load(root / name / _TRANSITIONS) if _TRANSITIONS in files else None,
+            load_posterior(root / name / _POSTERIOR, kinds) if _POSTERIOR in files else None,
             **content["state"],
-            fit=load_tensors(root / name / _FIT) if _FIT in content["files"] else {},
+            fit=load_tensors(root / name / _FIT) if _FIT in files else {},
+            learned=load_tensors(root / name / _LEARNED) if _LEARNED in files else {},
         )
 
 
@@ -111,8 +116,9 @@ def _write(partial: pathlib.Path, state: RunState) -> None:
         state.transitions.save(partial / _TRANSITIONS)
     if state.posterior is not None:
         save_posterior(state.posterior, partial / _POSTERIOR)
-    if state.fit:
-        save_tensors(state.fit, partial / _FIT)
+    for tensors, file in ((state.fit, _FIT), (state.learned, _LEARNED)):
+        if tensors:
+            save_tensors(tensors, partial / file)
     files = {}
     for path in sorted(partial.iterdir()):
         flush_to_disk(path)
@@ -121,7 +127,7 @@ def _write(partial: pathlib.Path, state: RunState) -> None:
     rest = {
         field.name: getattr(state, field.name)
         for field in dataclasses.fields(state)
-        if field.name not in ("transitions", "posterior", "fit")
+        if field.name not in ("transitions", "posterior", "fit", "learned")
     }
     content = {"files": files, "state": rest}
     document = {"format": FORMAT, "sha256": _sum(_canonical(content)), "content": content}

@@ -82,6 +82,8 @@ class Config(pydantic.BaseModel):
     """Episodes in all, the first one by the base policy included."""
     num_steps: Annotated[int, Gt(0)] | None = None
     """No episode starts after this many environment steps; None: `num_episodes` alone decides."""
+    num_base_steps: Annotated[int, Ge(0)] = 1
+    """Episodes are the base policy's until there are so many environment steps; 1: the first episode is."""
     num_evaluation_episodes: Annotated[int, Ge(0)] = 5
     algorithm: Component
     posterior: Component

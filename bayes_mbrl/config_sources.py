@@ -40,7 +40,15 @@ def as_layer(mapping: Mapping[str, Any], problems: list[str]) -> Layer:
             sections[key] = {"name": value}
         else:
             problems.append(_needs_mapping(key, value))
-    return Layer(values, sections)
+    return Layer(values, {section: _without_alias(section, given) for section, given in sections.items()})
+
+
+def _without_alias(section: str, given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The same under the row's own name."""
+    name = given.get("name")
+    if section in SECTIONS and isinstance(name, str) and name in SECTIONS[section].aliases:
+        return {**given, "name": SECTIONS[section].aliases[name]}
+    return given
 
 
 def read_assignments(overrides: Sequence[str], options: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:

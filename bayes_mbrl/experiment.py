@@ -8,6 +8,7 @@ import dataclasses
 import math
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -22,12 +23,11 @@ from bayes_mbrl.config import Config
 from bayes_mbrl.data import Transitions
 from bayes_mbrl.environments.adapter import Environment, EnvironmentFault
 from bayes_mbrl.environments.base import EnvironmentSpec
-from bayes_mbrl.environments.known_functions import compare_with_data
 from bayes_mbrl.environments.recorded import is_stand_in
 from bayes_mbrl.environments.registration import find_spec
 from bayes_mbrl.errors import UserError
-from bayes_mbrl.fit_record import fit_record
-from bayes_mbrl.inference.base import Posterior, parameter_shapes
+from bayes_mbrl.inference.base import parameter_shapes
+from bayes_mbrl.learning import Learning, fitted, lacks_posterior, trained_agent
 from bayes_mbrl.progress import Observer
 from bayes_mbrl.registry import posterior_kinds
 from bayes_mbrl.run_folder import MetricsLog, load_run, replace_config
@@ -77,7 +77,7 @@ def evaluate_run(
     if env is not None and is_stand_in(config.env):
         spec = EnvironmentSpec(spec.id, spec.summary)
     state = load_checkpoint(folder, posterior_kinds(config.posterior.name))
-    if state.posterior is None:
+    if state.posterior is None and not state.learned:
         raise UserError(f"{folder} has not learned anything yet: go on with bayes-mbrl resume {folder}")
     config = config.model_copy(
         update={
@@ -89,7 +89,7 @@ def evaluate_run(
     with Environment(spec) as environment:
         builder = Builder(config, environment)
         _check_continues(builder, state, folder)
-        episodes = evaluate(builder, builder.acting_agent(*fitted(state)), observer)
+        episodes = evaluate(builder, trained_agent(builder, state), observer)
     _check_evaluated(config, episodes)
     return [episode.total_reward for episode in episodes]
 
@@ -124,13 +124,6 @@ def evaluate(builder: Builder, agent: Agent, observer: Observer) -> list[Episode
     return episodes
 
 
-def fitted(state: RunState) -> tuple[Transitions, Posterior]:
-    """The transitions that the posterior has learned from, and the posterior."""
-    assert state.transitions is not None
-    assert state.posterior is not None
-    return state.transitions[: state.num_fitted], state.posterior
-
-
 def _run(config: Config, folder: pathlib.Path, state: RunState, observer: Observer) -> RunState:
     observer.started(config, folder)
     for caution in cautions(config):
@@ -140,23 +133,15 @@ def _run(config: Config, folder: pathlib.Path, state: RunState, observer: Observ
         _check_continues(builder, state, folder)
         for metrics in state.metrics:
             observer.episode(metrics)
-        if state.transitions is not None and state.posterior is None:  # its fit had failed
-            learning = _Learning(builder, dataclasses.replace(state, transitions=None), observer)
-            learning.after_episode(state.transitions)
-            state = learning.state
-            save_snapshot(folder, state.next_episode - 1, fitted(state)[1])
-            save_checkpoint(folder, state)
+        if lacks_posterior(builder, state):
+            state = _catch_up(builder, state, folder, observer)
         while not _is_done(config, state):
             try:
                 state = _next_episode(builder, state, observer)
             except _FitFailedError as failure:
                 save_checkpoint(folder, failure.state)
-                where = f"the environment's module or in {folder}/config.yaml"
-                go_on = f"change that in {where}, then bayes-mbrl resume {folder}"
-                raise UserError(f"{failure}; the data are kept: {go_on}") from failure
-            if state.faults_in_a_row == 0:
-                save_snapshot(folder, state.next_episode - 1, fitted(state)[1])
-            save_checkpoint(folder, state)
+                raise _with_advice(failure, folder) from failure
+            _save(folder, state)
             if state.faults_in_a_row >= MAX_FAULTS_IN_A_ROW:
                 raise UserError(
                     f"{config.env} failed in {state.faults_in_a_row} episodes in a row; "
@@ -165,16 +150,40 @@ def _run(config: Config, folder: pathlib.Path, state: RunState, observer: Observ
             if state.faults_in_a_row == 0:
                 log.write(state.metrics[-1])
                 observer.episode(state.metrics[-1])
-        episodes = evaluate(builder, builder.acting_agent(*fitted(state)), observer)
+        if state.posterior is None and builder.learns_model:  # all data were the base policy's
+            state = _catch_up(builder, state, folder, observer)
+        episodes = evaluate(builder, trained_agent(builder, state), observer)
         paths = artefacts.write(folder, builder, state, episodes)
     observer.finished(artefacts.summary(state, episodes), paths)
     _check_evaluated(config, episodes)
     return state
 
 
+def _catch_up(builder: Builder, state: RunState, folder: pathlib.Path, observer: Observer) -> RunState:
+    """The state after learning from all data there are."""
+    learning = Learning(builder, state, observer)
+    try:
+        learning.catch_up()
+    except UserError as failure:
+        raise _with_advice(failure, folder) from failure
+    _save(folder, learning.state)
+    return learning.state
+
+
+def _save(folder: pathlib.Path, state: RunState) -> None:
+    if state.faults_in_a_row == 0 and state.posterior is not None:
+        save_snapshot(folder, state.next_episode - 1, state.posterior)
+    save_checkpoint(folder, state)
+
+
+def _with_advice(failure: UserError, folder: pathlib.Path) -> UserError:
+    where = f"the environment's module or in {folder}/config.yaml"
+    return UserError(f"{failure}; the data are kept: change that in {where}, then bayes-mbrl resume {folder}")
+
+
 def _check_continues(builder: Builder, state: RunState, folder: pathlib.Path) -> None:
     """Raise UserError when the configuration or the environment is not the one that `state` was learned with."""
-    if state.transitions is None or state.posterior is None:
+    if state.transitions is None:
         return
     environment, data = builder.environment, state.transitions
     now = environment.state_dim, environment.action_dim
@@ -183,6 +192,8 @@ def _check_continues(builder: Builder, state: RunState, folder: pathlib.Path) ->
             f"{folder} was learned with {then[0]} observed numbers and {then[1]} actions, {builder.config.env} has "
             f"{now[0]} and {now[1]}: undo the change of the environment, or start anew with bayes-mbrl run"
         )
+    if state.posterior is None:
+        return
     transitions, posterior = fitted(state)
     expected = parameter_shapes(builder.dynamics(transitions).model)
     theta = posterior.sample(1, generator=torch.Generator())
@@ -207,12 +218,12 @@ def _next_episode(builder: Builder, state: RunState, observer: Observer) -> RunS
     """Act for one episode and learn from it; after a fault of the environment only the fault is counted."""
     seed, number = builder.config.seed, state.next_episode
     attempt = number * MAX_FAULTS_IN_A_ROW + state.faults_in_a_row
-    learning = _Learning(builder, state, observer)
+    learning = Learning(builder, state, observer)
     observer.phase("acting", builder.environment.max_episode_steps)
     try:
         episode = run_episode(
             builder.environment,
-            builder.base_policy() if state.posterior is None else builder.exploring_agent(*fitted(state)),
+            learning.agent(),
             number=number,
             seed=stream_seed(seed, "environment", attempt),
             generator=generator_for(seed, "acting", attempt),
@@ -223,12 +234,12 @@ def _next_episode(builder: Builder, state: RunState, observer: Observer) -> RunS
         return dataclasses.replace(state, faults_in_a_row=state.faults_in_a_row + 1)
     metrics = {
         "episode": number,
-        "phase": "base policy" if state.posterior is None else builder.config.algorithm.name,
+        "phase": "base policy" if learning.by_base_policy else builder.config.algorithm.name,
         **_episode_metrics(episode),
         **_held_out_metrics(builder, state, episode.transitions),
     }
 
-    def after(learned: RunState, **outcome: float | int | None) -> RunState:
+    def after(learned: RunState, **outcome: Any) -> RunState:
         rows = [*state.metrics, metrics | outcome]
         return dataclasses.replace(learned, metrics=rows, next_episode=number + 1, faults_in_a_row=0)
 
@@ -247,56 +258,6 @@ class _FitFailedError(UserError):
     def __init__(self, message: str, state: RunState) -> None:
         super().__init__(message)
         self.state = state
-
-
-class _Learning:
-    """Refits the posterior, within an episode and after it, as often as the algorithm asks."""
-
-    def __init__(self, builder: Builder, state: RunState, observer: Observer) -> None:
-        self.state = state
-        self._builder = builder
-        self._observer = observer
-        self._before = [] if state.transitions is None else [state.transitions]
-        self._refit_every = builder.algorithm.refit_every
-        self._loss: float | None = None
-
-    def after_step(self, steps: Sequence[Transitions]) -> Agent | None:
-        """The agent that has learned from everything so far, when a refit is due."""
-        self._observer.advance()
-        num_transitions = sum(map(len, self._before)) + len(steps)
-        if self.state.posterior is None or self._refit_every is None or num_transitions % self._refit_every:
-            return None
-        self._fit(Transitions.concatenate([*self._before, *steps]))
-        self._observer.phase("acting", self._builder.environment.max_episode_steps)
-        return self._builder.exploring_agent(*fitted(self.state))
-
-    def after_episode(self, episode: Transitions) -> dict[str, float | int | None]:
-        """Append the episode to D, refit where no interval says otherwise, and tell how it went."""
-        transitions = self.with_episode(episode)
-        if self.state.posterior is None:  # the first data: what is said about the environment can be held against them
-            for text in compare_with_data(self._builder.environment.spec, transitions):
-                self._observer.warning(text)
-        if self.state.posterior is None or self._refit_every is None:
-            self._fit(transitions)
-        self.state = dataclasses.replace(self.state, transitions=transitions)
-        return {"loss": self._loss, "num_transitions": len(transitions), "num_fitted": self.state.num_fitted}
-
-    def with_episode(self, episode: Transitions) -> Transitions:
-        """D and the episode."""
-        return Transitions.concatenate([*self._before, episode])
-
-    def _fit(self, transitions: Transitions) -> None:
-        self._observer.phase("fitting", None)
-        generator = generator_for(self._builder.config.seed, "inference", len(transitions))
-        posterior, info = self._builder.fit(transitions, self.state.posterior, generator=generator)
-        self._loss = info.final_loss
-        self.state = dataclasses.replace(
-            self.state,
-            transitions=transitions,
-            posterior=posterior,
-            num_fitted=len(transitions),
-            fit=fit_record(info),
-        )
 
 
 def _episode_metrics(episode: Episode) -> dict[str, float | int]:

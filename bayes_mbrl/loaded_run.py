@@ -138,6 +138,7 @@ def open_run(folder: pathlib.Path) -> Iterator[LoadedRun]:
             builder = Builder(config, stack.enter_context(Environment(config.env)))
         except UserError as error:
             missing.append(f"the environment cannot be made here, so nothing is imagined: {error}")
+        learns_model = config.algorithm.row.learns_model
         transitions, rows = _training(folder, missing)
         evaluation = None
         if config.num_evaluation_episodes:
@@ -150,7 +151,7 @@ def open_run(folder: pathlib.Path) -> Iterator[LoadedRun]:
             transitions=transitions,
             evaluation=evaluation,
             final=None,
-            fit=_fit(folder / "posterior" / "fit.safetensors", missing),
+            fit=_fit(folder / "posterior" / "fit.safetensors", missing) if learns_model else {},
             snapshots=find_snapshots(folder),
             missing=(),
             rows=rows,
@@ -161,6 +162,9 @@ def open_run(folder: pathlib.Path) -> Iterator[LoadedRun]:
 def _final(run: LoadedRun, missing: list[str]) -> Knowledge | None:
     """The posterior at the end; of a run that has not ended, that of the newest snapshot or of the last checkpoint."""
     if run.builder is None or run.transitions is None:
+        return None
+    if not run.builder.learns_model:
+        missing.append(f"algorithm {run.config.algorithm.name} learns no model, so nothing is predicted")
         return None
     path = run.folder / "posterior" / "posterior.safetensors"
     last = max(run.snapshots, default=-1)

@@ -172,7 +172,10 @@ def for_this_terminal() -> RichProgress | PlainLines:
 
 
 def _headline(config: Config, folder: pathlib.Path) -> str:
-    choices = (config.algorithm.name, config.posterior.name, config.planner.name, config.objective.name)
+    algorithm = config.algorithm.row
+    choices = [config.algorithm.name, *([config.posterior.name] if algorithm.learns_model else [])]
+    if algorithm.plans:
+        choices += [config.planner.name, config.objective.name]
     return f"{config.env}: {', '.join(choices)}, seed {config.seed} → {folder}"
 
 

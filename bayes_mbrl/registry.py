@@ -39,6 +39,10 @@ class Row:
     """Of an objective: it compares samples of θ, so these have to be kept apart."""
     mixes_theta: bool = False
     """Of a propagation: a particle does not keep its θ over the horizon."""
+    plans: bool = True
+    """Of an algorithm: it acts by planning, with the planner and the objective; else by what it has learned."""
+    learns_model: bool = True
+    """Of an algorithm: p(θ | D) is fitted at all."""
 
     def load(self) -> Callable[..., Any]:
         """The function or class. Raises UserError when it needs a package that is not installed."""
@@ -55,6 +59,8 @@ class Table:
     """Parameters of the targets that are no settings: the program supplies them."""
     has_settings: bool = True
     """False for functions that are used as they are."""
+    aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Other names of rows."""
     trial: Callable[[], Mapping[str, Any]] | None = None
     """Run-time arguments with which a target can be called to check its settings; None when that needs data."""
 
@@ -96,10 +102,37 @@ def _trial_transitions() -> Mapping[str, Any]:
 
 ALGORITHMS = Table(
     default="mpc",
+    aliases={
+        "v0.5": "open-loop-once",
+        "v1.0": "open-loop",
+        "v1.5": "mpc",
+        "v2.0": "policy-backprop",
+        "v2.5": "policy-gradient",
+        "v3.0": "mbpo",
+        "pets": "mpc",
+    },
     rows={
         "mpc": Row(
             "v1.5 with p(θ|D): plan by imagined rollouts, act by the plan's first action, refit as data come in",
             "bayes_mbrl.algorithms.mpc:MPC",
+        ),
+        "policy-backprop": Row(
+            "v2.0: backpropagate through imagined trajectories into a policy, run it, refit",
+            "bayes_mbrl.algorithms.policy_backprop:PolicyBackprop",
+            plans=False,
+        ),
+        "mbpo": Row(
+            "v3.0: short imagined rollouts from real states, and soft actor-critic on both (MBPO)",
+            "bayes_mbrl.algorithms.mbpo:MBPO",
+            plans=False,
+            defaults={"num_episodes": 15, "num_base_steps": 200},
+        ),
+        "sac": Row(
+            "no model at all: soft actor-critic, the baseline",
+            "bayes_mbrl.algorithms.sac:SAC",
+            plans=False,
+            learns_model=False,
+            defaults={"num_episodes": 50, "num_base_steps": 200},
         ),
     },
 )

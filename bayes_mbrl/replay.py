@@ -1,5 +1,6 @@
 """Past transitions to learn from again, and imagined ones beside them. Axes: N transitions, S state, A action."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -45,6 +46,11 @@ class Replay:
     def __len__(self) -> int:
         return min(self._num_added, self.capacity)
 
+    @property
+    def num_added(self) -> int:
+        """Rows that were ever added."""
+        return self._num_added
+
     def add(self, batch: Batch) -> None:
         """Append rows, over the oldest ones where there is no room."""
         batch = Batch(*(column[-self.capacity :] for column in batch))
@@ -65,6 +71,24 @@ class Replay:
         assert self._columns is not None
         rows = torch.randint(len(self), (n,), generator=generator)
         return Batch(*(column[rows] for column in self._columns))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All rows, by name of the column, and how many were ever added; nothing while it is empty."""
+        if self._columns is None:
+            return {}
+        rows = {name: column[: len(self)].clone() for name, column in self._columns._asdict().items()}
+        return {**rows, "num_added": torch.tensor(self._num_added)}
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """The inverse of `tensors`. Raises ValueError where there are more rows than there is room for."""
+        self._columns, self._num_added = None, 0
+        if not tensors:
+            return
+        columns = Batch(**{name: tensors[name].clone() for name in Batch._fields})
+        num_added = int(tensors["num_added"])
+        expected = min(num_added, self.capacity)
+        require((len(columns.reward) == expected, f"need {expected} rows for this capacity, got {len(columns.reward)}"))
+        self._columns, self._num_added = columns, num_added
 
 
 def mixed(real: Replay, imagined: Replay, n: int, *, real_ratio: float, generator: torch.Generator) -> Batch:

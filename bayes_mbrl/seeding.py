@@ -16,12 +16,16 @@ Stream = Literal[
     "inference",
     "recalibration",
     "exploration",
+    "initial",
+    "learning",
+    "improving",
     "evaluation-environment",
     "evaluation-acting",
     "report",
 ]
-"""What draws random numbers: start states and noise of the real system, actions and plans, fits; and the same apart
-for evaluation, so that its start states are not those of training."""
+"""What draws random numbers: start states and noise of the real system, actions and plans, fits, and what an algorithm
+learns beside (its start, after each step, after each fit); and the same apart for evaluation, so that its start states
+are not those of training."""
 
 
 def stream_seed(seed: int, stream: Stream, index: int = 0) -> int:

@@ -20,7 +20,7 @@ LAYERS = (
     ("algorithms", "arviz_export", "checkpoint", "config_sources", "plan_returns"),
     ("config", "devices"),
     ("build", "cautions", "posterior_diagnosis", "progress", "run_folder", "simulation"),
-    ("artefacts", "loaded_run", "refits"),
+    ("artefacts", "learning", "loaded_run", "refits"),
     ("experiment", "offline", "sections"),
     (
         "diagnosing",

@@ -61,8 +61,8 @@ class TwinCritics(nn.Module):
 class Losses:
     """Of one update, each a tensor [], so that nobody waits for numbers that nobody asks for."""
 
-    critic: Tensor
-    actor: Tensor
+    critic_loss: Tensor
+    policy_loss: Tensor
     temperature: Tensor
     """α, in units of the return per nat."""
 

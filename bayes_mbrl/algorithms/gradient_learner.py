@@ -26,6 +26,12 @@ class GradientLearner:
         self.num_skipped_in_a_row: dict[str, int] = {}
         self._optimisers: dict[str, torch.optim.Adam] = {}
         self._max_norms: dict[str, float] = {}
+        self._notes: list[str] = []
+
+    def take_notes(self) -> list[str]:
+        """A sentence for each step that was skipped since the last time."""
+        notes, self._notes = self._notes, []
+        return notes
 
     def optimise(
         self, name: str, parameters: Iterable[nn.Parameter], *, learning_rate: float, max_norm: float = math.inf
@@ -50,6 +56,7 @@ class GradientLearner:
             optimiser.step()
             return norm
         self.num_skipped_in_a_row[name] += 1
+        self._notes.append(f"the gradient of the {name} has norm {float(norm)}: this step of learning is skipped")
         if self.num_skipped_in_a_row[name] >= MAX_SKIPPED_IN_A_ROW:
             raise ExplodingGradientError(
                 f"the gradient of the {name} has norm {float(norm)} in {MAX_SKIPPED_IN_A_ROW} steps in a row, which "

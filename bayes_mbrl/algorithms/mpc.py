@@ -13,7 +13,7 @@ Source: lecture, "model-based reinforcement learning version 1.5" and "How to pl
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from annotated_types import Ge, Gt, Lt
@@ -183,6 +183,8 @@ def _check_per_state(what: str, function: RewardFunction | TerminationFunction, 
 class MPC:
     """Settings of the algorithm."""
 
+    base_data_only: ClassVar[bool] = False
+    """Whether the base policy collects all data."""
     refit_every: Annotated[int, Gt(0)] | None = None
     """Environment steps between two fits of the posterior; None: after each episode."""
     replan_every: Annotated[int, Gt(0)] = 1

@@ -13,7 +13,7 @@ import dataclasses
 from typing import Annotated
 
 import torch
-from annotated_types import Ge, Gt
+from annotated_types import Ge
 from torch import Tensor
 
 from bayes_mbrl.algorithms.actor_critic import Regression, SoftActorCritic, one_step
@@ -27,7 +27,6 @@ class ValueExpansion:
 
     world: World
     horizon: Annotated[int, Ge(0)]
-    num_theta: Annotated[int, Gt(0)]
 
     @torch.no_grad()
     def __call__(self, learner: SoftActorCritic, batch: Batch, generator: torch.Generator) -> Regression:
@@ -55,12 +54,9 @@ class ValueExpansion:
 
     def _imagine(self, learner: SoftActorCritic, batch: Batch, generator: torch.Generator) -> tuple[Imagined, Tensor]:
         """Trajectories [H, N, ...] from the batch's next states, and log π of their actions [H, N]."""
-        theta = self.world.posterior.sample(self.num_theta, generator=generator)
-        starts = spread_over_theta(batch.next_state, self.num_theta)
-        shape = self.horizon, *starts.shape[:2]
-        chance = starts.new_empty(*shape, batch.action.shape[1]).normal_(generator=generator)
-        noise = self.world.noise(*shape, like=starts, generator=generator)
-        imagined = imagine_policy(self.world, learner.policy, starts, theta, model_noise=noise, policy_noise=chance)
-        _, log_density = learner.policy.sample_with_log_density(imagined.states[:-1], chance)
+        starts = spread_over_theta(batch.next_state, self.world.num_theta)
+        randomness = self.world.draw(self.horizon, starts, batch.action.shape[1], generator=generator)
+        imagined = imagine_policy(self.world, learner.policy, starts, **randomness._asdict())
+        _, log_density = learner.policy.sample_with_log_density(imagined.states[:-1], randomness.policy_noise)
         num_rows = len(batch.reward)
         return Imagined(*(gathered(part, num_rows) for part in imagined)), gathered(log_density, num_rows)

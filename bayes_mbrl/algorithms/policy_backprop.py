@@ -1,4 +1,9 @@
-"""Backpropagation through the learned dynamics into a policy: version 2.0 of the lecture.
+"""Backpropagation through the learned dynamics into a policy: version 2.0 of the lecture, whose steps are:
+
+1. run the base policy to collect D                                         learning.py
+2. learn the dynamics, here the posterior p(θ | D)                          learning.py
+3. backpropagate through f into the policy to optimise π                    `PolicyBackpropLearner.after_fit`
+4. run π, appending the visited tuples to D                                 learning.py
 
     maximise (1/K) Σ_k E[Σ_t γ^t r(s_t, a_t)],  s_{t+1} = f(s_t, a_t, θ_k, ε_t),  a_t = π(s_t, ε'_t)
 
@@ -13,17 +18,21 @@ Axes: H steps, K parameter samples, B starts of each, S state, A action.
 
 import dataclasses
 import math
-from collections.abc import Callable
-from typing import Annotated
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, ClassVar
 
 import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
+from bayes_mbrl.algorithms.base import Agent
 from bayes_mbrl.algorithms.gradient_learner import GradientLearner
-from bayes_mbrl.imagination import World, imagine_policy, returns_of
-from bayes_mbrl.inference.base import Theta, check_settings
-from bayes_mbrl.policies import Policy
+from bayes_mbrl.algorithms.learner import Learner, LearningAlgorithm, Task, check_continuous
+from bayes_mbrl.algorithms.policy_agent import PolicyAgent
+from bayes_mbrl.data import Transitions
+from bayes_mbrl.imagination import Randomness, World, imagine_policy, returns_of
+from bayes_mbrl.inference.base import check_settings
+from bayes_mbrl.policies import Policy, PolicyKind, make_policy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,21 +49,7 @@ class Improvement:
     """[]: of all imagined steps; below 1 where trajectories ended or diverged"""
 
 
-@dataclasses.dataclass(frozen=True)
-class Randomness:
-    """All that a rollout draws."""
-
-    theta: Theta
-    """{name: [K, ...]}"""
-    model_noise: Tensor
-    """[H, K, B, O]"""
-    policy_noise: Tensor
-    """[H, K, B, A]"""
-    matching_noise: Tensor | None
-    """[H, K, B, S]"""
-
-
-class PolicyBackpropLearner(GradientLearner):
+class PolicyBackpropLearner(GradientLearner, Learner):
     """A policy that follows the gradient of its imagined return."""
 
     @check_settings
@@ -66,28 +61,55 @@ class PolicyBackpropLearner(GradientLearner):
         learning_rate: Annotated[float, Gt(0)] = 3e-3,
         discount: Annotated[float, Ge(0), Le(1)] = 0.99,
         max_gradient_norm: Annotated[float, Gt(0)] = 10.0,
-        moment_matching: bool = False,
+        num_gradient_steps: Annotated[int, Gt(0)] = 250,
+        num_starts: Annotated[int, Gt(0)] = 10,
+        fresh_randomness: bool = True,
     ) -> None:
         """Raises ValueError for settings out of range."""
         super().__init__()
         self.policy = policy
-        self.horizon, self.discount, self.moment_matching = horizon, discount, moment_matching
+        self.horizon, self.discount = horizon, discount
+        self._num_gradient_steps, self._num_starts, self._fresh = num_gradient_steps, num_starts, fresh_randomness
+        self._told: list[Improvement] = []
         self.modules = {"policy": policy}
         self.optimise("policy", policy.parameters(), learning_rate=learning_rate, max_norm=max_gradient_norm)
 
-    def draw(self, world: World, starts: Tensor, *, generator: torch.Generator) -> Randomness:
-        """θ and noise for a rollout from starts [K, B, S]."""
-        shape = self.horizon, *starts.shape[:2]
+    @property
+    def num_steps_after_fit(self) -> int:
+        """See `Learner.num_steps_after_fit`."""
+        return self._num_gradient_steps
 
-        def normal(size: int) -> Tensor:
-            return starts.new_empty(*shape, size).normal_(generator=generator)
+    def agent(self, *, explore: bool) -> Agent:
+        """See `Learner.agent`."""
+        return PolicyAgent(self.policy, explore)
 
-        return Randomness(
-            world.posterior.sample(len(starts), generator=generator),
-            world.noise(*shape, like=starts, generator=generator),
-            normal(len(self.policy.centre)),
-            normal(starts.shape[-1]) if self.moment_matching else None,
-        )
+    def after_fit(
+        self, world: World, transitions: Transitions, *, generator: torch.Generator, advance: Callable[[], None]
+    ) -> None:
+        """Step 3: follow the gradient of the return imagined from visited states."""
+        randomness: Randomness | None = None
+        for _ in range(self._num_gradient_steps):
+            if self._fresh or randomness is None:
+                rows = torch.randint(len(transitions), (world.num_theta, self._num_starts), generator=generator)
+                starts = transitions.state[rows]
+                randomness = world.draw(self.horizon, starts, len(self.policy.centre), generator=generator)
+            self._told.append(self.improve(world, starts, randomness))
+            advance()
+
+    def report(self) -> Mapping[str, Any]:
+        """Of the gradient steps after the last fit."""
+        if not self._told:
+            return {}
+        last = self._told[-1]
+        return {
+            "imagined_return": float(last.imagined_return),
+            "gradient_norm": float(torch.stack([one.gradient_norm for one in self._told]).mean()),
+            "action_gradient_norms": last.action_gradient_norms.tolist(),
+        }
+
+    def warnings(self) -> list[str]:
+        """See `Learner.warnings`."""
+        return self.take_notes()
 
     def improve(
         self, world: World, starts: Tensor, randomness: Randomness, value: Callable[[Tensor], Tensor] | None = None
@@ -101,10 +123,7 @@ class PolicyBackpropLearner(GradientLearner):
             world,
             self.policy,
             starts,
-            randomness.theta,
-            model_noise=randomness.model_noise,
-            policy_noise=randomness.policy_noise,
-            matching_noise=randomness.matching_noise,
+            **randomness._asdict(),
             nudges=nudges,
         )
         imagined_return = returns_of(imagined, discount=self.discount, value=value).mean()
@@ -113,3 +132,42 @@ class PolicyBackpropLearner(GradientLearner):
         # The mean has divided by the number of particles.
         sensitivity = nudges.grad.square().sum(-1).mean((-2, -1)).sqrt() * math.prod(starts.shape[:2])
         return Improvement(imagined_return.detach(), norm, sensitivity, imagined.lived.to(norm.dtype).mean())
+
+
+@dataclasses.dataclass(frozen=True)
+class PolicyBackprop(LearningAlgorithm):
+    """Settings of the algorithm."""
+
+    propagations: ClassVar[tuple[str, ...]] = ("ts-infinity", "ts-1", "distribution-sampling", "moment-matching")
+    policy: PolicyKind = "tanh-gaussian"
+    hidden: tuple[Annotated[int, Gt(0)], ...] = (64, 64)
+    """Widths of the policy's hidden layers; of "rbf" the first is the number of its units."""
+    horizon: Annotated[int, Gt(0)] = 40
+    """H, after which an imagined trajectory is cut short."""
+    discount: Annotated[float, Ge(0), Le(1)] = 0.99
+    num_gradient_steps: Annotated[int, Gt(0)] = 250
+    """After each fit."""
+    num_starts: Annotated[int, Gt(0)] = 10
+    """B: visited states that each sample of θ starts from."""
+    fresh_randomness: bool = True
+    """θ, starts and noise anew for each gradient step; else the same for all that follow one fit."""
+    learning_rate: Annotated[float, Gt(0)] = 3e-3
+    max_gradient_norm: Annotated[float, Gt(0)] = 10.0
+    """What the policy's gradient is clipped to."""
+    refit_every: Annotated[int, Gt(0)] | None = None
+    """Environment steps between two fits of the posterior; None: after each episode."""
+
+    def learner(self, task: Task, *, generator: torch.Generator) -> Learner:
+        """See `LearningAlgorithm.learner`."""
+        check_continuous(task, "a gradient through actions")
+        policy = make_policy(self.policy, task.state_dim, task.low, task.high, hidden=self.hidden, generator=generator)
+        return PolicyBackpropLearner(
+            policy,
+            horizon=self.horizon,
+            learning_rate=self.learning_rate,
+            discount=self.discount,
+            max_gradient_norm=self.max_gradient_norm,
+            num_gradient_steps=self.num_gradient_steps,
+            num_starts=self.num_starts,
+            fresh_randomness=self.fresh_randomness,
+        )

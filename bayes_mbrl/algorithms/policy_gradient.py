@@ -96,13 +96,11 @@ class PolicyGradientLearner(GradientLearner):
         self, world: World, starts: Tensor, theta: Theta, *, horizon: int, generator: torch.Generator
     ) -> Samples:
         """Lived steps of imagined trajectories, with their advantages."""
-        shape = horizon, *starts.shape[:2]
-        chance = starts.new_empty(*shape, len(self.policy.centre)).normal_(generator=generator)
-        noise = world.noise(*shape, like=starts, generator=generator)
-        imagined = imagine_policy(world, self.policy, starts, theta, model_noise=noise, policy_noise=chance)
+        randomness = world.draw(horizon, starts, len(self.policy.centre), generator=generator)._replace(theta=theta)
+        imagined = imagine_policy(world, self.policy, starts, **randomness._asdict())
         lived, states = imagined.lived, imagined.states[:-1]
         mean, log_std = self.policy.unsquashed(states)
-        unsquashed = torch.addcmul(mean, log_std.exp(), chance)
+        unsquashed = torch.addcmul(mean, log_std.exp(), randomness.policy_noise)
         to_go = rewards_to_go(imagined, self.discount)
         advantages = (to_go - self.baseline(states).squeeze(-1))[lived]
         if self.normalise:
@@ -130,10 +128,10 @@ class PolicyGradientLearner(GradientLearner):
         self, world: World, starts: Tensor, theta: Theta, *, horizon: int, generator: torch.Generator
     ) -> Tensor:
         """Mean return of the policy's mode in each model [K]: what a validation set of models says of it."""
-        shape = horizon, *starts.shape[:2]
-        noise = world.noise(*shape, like=starts, generator=generator)
-        still = starts.new_zeros(*shape, len(self.policy.centre))  # its action without noise is the mode
-        imagined = imagine_policy(world, self.policy, starts, theta, model_noise=noise, policy_noise=still)
+        randomness = world.draw(horizon, starts, len(self.policy.centre), generator=generator)
+        still = torch.zeros_like(randomness.policy_noise)  # its action without noise is the mode
+        randomness = randomness._replace(theta=theta, policy_noise=still)
+        imagined = imagine_policy(world, self.policy, starts, **randomness._asdict())
         return returns_of(imagined, discount=1.0).mean(1)
 
 

@@ -41,6 +41,8 @@ class Step:
 class Environment:
     """A Gymnasium environment with Box observations, flattened to [S], and actions [A].
 
+    Of Discrete observations the state is their number, counted from 0: S is 1, and there are `num_states` of them.
+
     Actions are those of a bounded Box, flattened; or, of Discrete and MultiDiscrete spaces, one-hot vectors side by
     side, one for each choice.
 
@@ -65,7 +67,10 @@ class Environment:
         except UserError:
             self._env.close()
             raise
-        self.state_dim = int(np.prod(observations.shape))
+        self._observations = observations
+        self.num_states = int(observations.n) if isinstance(observations, gymnasium.spaces.Discrete) else None
+        """Where states can only be counted, how many there are."""
+        self.state_dim = int(np.prod(observations.shape or 1))
         self.choices = action_choices(self._actions)
         """Between how many there is to choose, for each choice; () where actions are continuous."""
         low, high = action_bounds(self._actions)
@@ -82,6 +87,8 @@ class Environment:
     def state_names(self) -> tuple[str, ...]:
         """Of the S observed numbers, with units where they are known."""
         known = self.spec.state_names
+        if self.num_states is not None and not known:
+            return ("state",)
         return known if len(known) == self.state_dim else tuple(f"s[{i}]" for i in range(self.state_dim))
 
     def reset(self, *, seed: int) -> Tensor:
@@ -171,6 +178,10 @@ class Environment:
             raise self._fault(f"returned an observation of {len(state)} numbers, its space has {self.state_dim}")
         if not bool(torch.isfinite(state).all()):
             raise self._fault(f"returned an observation that is not finite: {state.tolist()}")
+        if isinstance(self._observations, gymnasium.spaces.Discrete):
+            state = state - float(self._observations.start)
+            if not (0 <= float(state) < self._observations.n and float(state).is_integer()):
+                raise self._fault(f"returned the observation {observation}, which is not in {self._observations}")
         return state
 
     def _fault(self, what: str) -> EnvironmentFault:
@@ -198,12 +209,15 @@ def _render_without_display() -> None:
 
 
 ActionSpace = gymnasium.spaces.Box | gymnasium.spaces.Discrete | gymnasium.spaces.MultiDiscrete
+ObservationSpace = gymnasium.spaces.Box | gymnasium.spaces.Discrete
 
 
-def checked_spaces(name: str, observations: Any, actions: Any) -> tuple[gymnasium.spaces.Box, ActionSpace]:
+def checked_spaces(name: str, observations: Any, actions: Any) -> tuple[ObservationSpace, ActionSpace]:
     """(observation space, action space). Raises UserError unless they are of the kinds that are supported."""
-    supported = "supported are Box observations, and Box actions with finite bounds, Discrete or MultiDiscrete ones"
-    if not isinstance(observations, gymnasium.spaces.Box):
+    supported = (
+        "supported are Box or Discrete observations, and Box actions with finite bounds, Discrete or MultiDiscrete ones"
+    )
+    if not isinstance(observations, ObservationSpace):
         raise UserError(
             f"{name} has observations {observations}; {supported}: register it wrapped in "
             "gymnasium.wrappers.FlattenObservation"

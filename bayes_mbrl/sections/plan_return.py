@@ -68,6 +68,10 @@ def section(run: LoadedRun) -> Section:
     """The return of chosen plans and of candidates, split into its two parts."""
     if run.final is None or run.builder is None or run.transitions is None:
         return Section(TITLE, missing=("There is no posterior to plan with, so no plan's return is shown.",))
+    if not run.builder.plans:
+        return Section(
+            TITLE, missing=(f"Algorithm {run.config.algorithm.name} acts by what it learned, without plans.",)
+        )
     source, name = run.evaluation, "the first episode of evaluation"
     if source is None or not len(source):
         source, name = run.transitions, "the first episode of training"

@@ -122,6 +122,7 @@ def test_known_functions_do_not_see_what_else_is_learned(transitions: Transition
         state_dim: int = 3
         action_dim: int = 2
         choices: tuple[int, ...] = ()
+        num_states: int | None = None
         max_episode_steps: int | None = None
         low: torch.Tensor = dataclasses.field(default_factory=lambda: -torch.ones(2))
         high: torch.Tensor = dataclasses.field(default_factory=lambda: torch.ones(2))
@@ -149,6 +150,7 @@ def test_the_features_of_the_environment_are_used(transitions: Transitions) -> N
         action_dim: int = 2
         max_episode_steps: int | None = None
         choices: tuple[int, ...] = ()
+        num_states: int | None = None
         low: torch.Tensor = dataclasses.field(default_factory=lambda: -torch.ones(2))
         high: torch.Tensor = dataclasses.field(default_factory=lambda: torch.ones(2))
 

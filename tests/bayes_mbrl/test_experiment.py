@@ -527,7 +527,8 @@ def test_a_run_that_has_learned_nothing_cannot_be_evaluated(
     [
         pytest.param(section, name, marks=pytest.mark.slow if name == "nuts" else ())  # it compiles for seconds
         for section, table in SECTIONS.items()
-        for name in table.rows
+        for name, row in table.rows.items()
+        if row.plans  # the others have their own table: algorithms/test_conformance.py
     ],
 )
 def test_every_choice_does_a_run(tmp_path: pathlib.Path, section: str, name: str) -> None:
@@ -641,7 +642,7 @@ def plain(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
 @pytest.mark.parametrize("kind", ["BinaryActions", "DictObservations", "UnboundedActions"])
 def test_unsupported_spaces_say_which_are_supported(kind: str) -> None:
     error = _mistake("run", "--env", f"toy_environments:{kind}-v0", "--out", "run", *overrides())
-    assert "supported are Box observations, and Box actions with finite bounds, Discrete or" in error
+    assert "supported are Box or Discrete observations, and Box actions with finite bounds, Discrete or" in error
 
 
 @pytest.mark.usefixtures("plain")

@@ -194,7 +194,7 @@ def test_branches_are_short_rollouts_that_end_where_they_end(num_theta: int, gen
     world = World(Nothing(), dynamics, lambda s, a, n: 10 * n[..., 0], lambda s, a, n: n[..., 0] >= 5)
     policy = LinearPolicy(torch.full((1, 1), 0.5))
     starts = torch.tensor([[0.0], [3.0], [4.0], [1.0], [float("inf")]])
-    batch = branch(world, policy, starts, length=3, num_theta=num_theta, generator=generator)
+    batch = branch(dataclasses.replace(world, num_theta=num_theta), policy, starts, length=3, generator=generator)
     seen = sorted(zip(batch.state[:, 0].tolist(), batch.terminated.tolist(), strict=True))
     ends = {0.0: 3, 3.0: 2, 4.0: 1, 1.0: 3}
     assert seen == sorted((s + t, s + t == 4) for s, steps in ends.items() for t in range(steps))
@@ -203,4 +203,4 @@ def test_branches_are_short_rollouts_that_end_where_they_end(num_theta: int, gen
     assert torch.equal(batch.reward, 10 * batch.next_state[:, 0])
     assert not batch.action.requires_grad
     with pytest.raises(ValueError, match=r"need length >= 1, got 0"):
-        branch(world, policy, starts, length=0, num_theta=1, generator=generator)
+        branch(world, policy, starts, length=0, generator=generator)

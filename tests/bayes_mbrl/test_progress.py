@@ -20,7 +20,8 @@ LINE = (
 
 def _config() -> Config:
     names = ("algorithm", "posterior", "dynamics", "planner", "objective", "propagation")
-    return Config.model_validate({name: Component(name, f"a-{name}", {}) for name in names})
+    parts = {name: Component(name, f"a-{name}", {}) for name in names}
+    return Config.model_validate({**parts, "algorithm": Component("algorithm", "mpc", {})})
 
 
 def _tell_a_run(observer: Observer) -> None:
@@ -47,7 +48,7 @@ def test_plain_lines_without_control_codes(capsys: pytest.CaptureFixture[str]) -
         _tell_a_run(observer)
     out, err = capsys.readouterr()
     assert out.splitlines() == [
-        "Pendulum-v1: a-algorithm, a-posterior, a-planner, a-objective, seed 0 → runs/x",
+        "Pendulum-v1: mpc, a-posterior, a-planner, a-objective, seed 0 → runs/x",
         LINE,
         "episodes: 4",
         "evaluation return: -150.2 ± 12.1",
@@ -83,3 +84,14 @@ def test_a_pipe_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Console(force_terminal=True, _environ={"TERM": "xterm"})
     monkeypatch.setattr(rich.console, "Console", lambda: terminal)
     assert isinstance(for_this_terminal(), RichProgress)
+
+
+def test_what_an_algorithm_does_without_is_not_told(capsys: pytest.CaptureFixture[str]) -> None:
+    for name, told in (
+        ("mpc", "mpc, a-posterior, a-planner, a-objective"),
+        ("mbpo", "mbpo, a-posterior"),
+        ("sac", "sac"),
+    ):
+        config = _config().model_copy(update={"algorithm": Component("algorithm", name, {})})
+        PlainLines().started(config, pathlib.Path("runs/x"))
+        assert capsys.readouterr().out.startswith(f"Pendulum-v1: {told}, seed 0")

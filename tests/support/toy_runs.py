@@ -102,6 +102,7 @@ def state_numbers(state: RunState) -> dict[str, Any]:
         "transitions": None if state.transitions is None else _bits(state.transitions.tensors()),
         "posterior": None if state.posterior is None else _bits(state.posterior.tensors()),
         "fit": _bits(state.fit),
+        "learned": _bits(state.learned),
     }
 
 
@@ -109,13 +110,15 @@ def numbers(folder: pathlib.Path) -> dict[str, Any]:
     """All numbers in the folder of a finished run, comparable bit by bit, without times."""
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     kinds = posterior_kinds(load_run(folder).posterior.name)
+    posterior = folder / "posterior" / "posterior.safetensors"
+    tensors = [posterior.with_name("fit.safetensors"), folder / "learned.safetensors"]
     return {
         "checkpoint": state_numbers(saved(folder)),
         "metrics": [_without_times(json.loads(line)) for line in lines],
         "evaluation": json.loads((folder / "evaluation.json").read_text()),
         "transitions": _bits(Transitions.load(folder / "transitions.npz").tensors()),
-        "posterior": _bits(load_posterior(folder / "posterior" / "posterior.safetensors", kinds).tensors()),
-        "fit": _bits(load_tensors(folder / "posterior" / "fit.safetensors")),
+        "posterior": _bits(load_posterior(posterior, kinds).tensors()) if posterior.exists() else None,
+        **{path.stem: _bits(load_tensors(path)) for path in tensors if path.exists()},
         "evaluation episodes": _bits(Transitions.load(folder / "evaluation.npz").tensors()),
         "snapshots": {
             number: _bits(load_posterior(path, kinds).tensors()) for number, path in find_snapshots(folder).items()

@@ -70,7 +70,7 @@ def test_an_update_moves_each_part_once(batch: Batch, generator: torch.Generator
         if name.startswith("slow_critics/"):
             fast = after[name.replace("slow_critics/", "critics/")]
             torch.testing.assert_close(after[name], torch.lerp(before[name], fast, 0.25))
-    assert all(math.isfinite(float(value)) for value in (losses.critic, losses.actor, losses.temperature))
+    assert all(math.isfinite(float(value)) for value in (losses.critic_loss, losses.policy_loss, losses.temperature))
 
 
 def test_the_temperature_rises_while_entropy_is_below_its_target(batch: Batch, generator: torch.Generator) -> None:

@@ -20,7 +20,9 @@ def learner(**settings: float) -> SoftActorCritic:
 
 def world(limit: float = float("inf"), factor: float = 1.0) -> World:
     dynamics = KnownDynamics(lambda s, a: factor * (s + 0.5 * a), noise_std=torch.zeros(1))
-    return World(Nothing(), dynamics, lambda s, a, n: 3 * s[..., 0] + a[..., 0], lambda s, a, n: n[..., 0] > limit)
+    return World(
+        Nothing(), dynamics, lambda s, a, n: 3 * s[..., 0] + a[..., 0], lambda s, a, n: n[..., 0] > limit, num_theta=1
+    )
 
 
 @pytest.fixture
@@ -37,8 +39,8 @@ def by_hand(
     """(s, a) → target for all rows, one at a time, with the same random numbers."""
     generator = torch.Generator().manual_seed(seed)
     num = len(batch.reward)
-    chance = torch.empty(horizon, 1, num, 1).normal_(generator=generator)
     torch.empty(horizon, 1, num, 1).normal_(generator=generator)  # the model's noise, of size 0
+    chance = torch.empty(horizon, 1, num, 1).normal_(generator=generator)
     last = torch.empty(num, 1).normal_(generator=generator)
     alpha, gamma, targets = float(sac.temperature()), sac.discount, {}
     for i in range(num):
@@ -65,7 +67,7 @@ def by_hand(
 @pytest.mark.parametrize(("horizon", "limit"), [(1, float("inf")), (3, float("inf")), (3, 0.6), (5, 0.2)])
 def test_targets_are_those_worked_out_by_hand(batch: Batch, horizon: int, limit: float) -> None:
     sac = learner(initial_temperature=0.2, discount=0.9)
-    problem = ValueExpansion(world(limit), horizon, 1)(sac, batch, torch.Generator().manual_seed(4))
+    problem = ValueExpansion(world(limit), horizon)(sac, batch, torch.Generator().manual_seed(4))
     expected = by_hand(sac, batch, horizon, limit, seed=4)
     assert len(problem.target) == len(expected)
     for state, action, target in zip(*problem, strict=True):
@@ -79,20 +81,20 @@ def test_without_imagination_it_is_the_plain_actor_critic_bit_for_bit(batch: Bat
     generators = [torch.Generator().manual_seed(7) for _ in range(2)]
     for _ in range(5):
         plain.update(batch, generator=generators[0])
-        expanded.update(batch, generator=generators[1], expand=ValueExpansion(world(), 0, 3))
+        expanded.update(batch, generator=generators[1], expand=ValueExpansion(world(), 0))
     for (name, a), b in zip(plain.tensors().items(), expanded.tensors().values(), strict=True):
         assert torch.equal(a, b), name
     targets = one_step(plain, batch, torch.Generator().manual_seed(1)).target
-    assert torch.equal(targets, ValueExpansion(world(), 0, 3)(plain, batch, torch.Generator().manual_seed(1)).target)
+    assert torch.equal(targets, ValueExpansion(world(), 0)(plain, batch, torch.Generator().manual_seed(1)).target)
 
 
 def test_rows_that_diverge_are_left_out_and_the_others_stay(batch: Batch) -> None:
     sac = learner()
     exploding = world(factor=1e20)
-    problem = ValueExpansion(exploding, 4, 2)(sac, batch, torch.Generator().manual_seed(0))
+    problem = ValueExpansion(exploding, 4)(sac, batch, torch.Generator().manual_seed(0))
     assert problem.state.tolist() == [batch.state[2].tolist()]  # the terminated row needs no imagination
     assert problem.target.tolist() == [float(batch.reward[2])]
-    sac.update(batch, generator=torch.Generator().manual_seed(0), expand=ValueExpansion(exploding, 4, 2))
+    sac.update(batch, generator=torch.Generator().manual_seed(0), expand=ValueExpansion(exploding, 4))
     assert all(bool(value.isfinite().all()) for value in sac.tensors().values())
 
 

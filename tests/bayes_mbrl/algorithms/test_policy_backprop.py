@@ -1,5 +1,7 @@
 """v2.0: sensitivities in closed form, moments matched, gradients that explode, going on bit-equal, a task learned."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch import Tensor
@@ -10,6 +12,7 @@ from bayes_mbrl.dynamics.known import KnownDynamics, Nothing
 from bayes_mbrl.environments.known_truth import pendulum_step
 from bayes_mbrl.environments.rewards import pendulum_reward
 from bayes_mbrl.imagination import World, imagine_policy
+from bayes_mbrl.planners.propagation import moment_matching, ts_infinity
 from bayes_mbrl.policies import make_policy
 
 
@@ -33,7 +36,7 @@ def test_sensitivities_vanish_or_explode_as_the_dynamics_do(factor: float, gener
     """∂/∂a_t of Σ_{t'} γ^t' s_{t'+1} is Σ_{t' >= t} γ^t' factor^(t' − t)."""
     backprop, world = learner(horizon=6, discount=0.9), linear_world(factor)
     starts = torch.zeros(2, 5, 1)
-    told = backprop.improve(world, starts, backprop.draw(world, starts, generator=generator))
+    told = backprop.improve(world, starts, world.draw(backprop.horizon, starts, 1, generator=generator))
     expected = [sum(0.9**u * factor ** (u - t) for u in range(t, 6)) for t in range(6)]
     torch.testing.assert_close(told.action_gradient_norms, torch.tensor(expected))
     assert float(told.share_lived) == 1
@@ -47,10 +50,18 @@ def test_matched_moments_are_those_of_the_particles(generator: torch.Generator) 
     chance = torch.zeros(1, 4, 500, 1)
     matching = torch.randn(1, 4, 500, 1, generator=generator)
     matched, plain = (
-        imagine_policy(world, policy, starts, {}, model_noise=noise, policy_noise=chance, matching_noise=m)
+        imagine_policy(
+            dataclasses.replace(world, propagation=propagation),
+            policy,
+            starts,
+            {},
+            model_noise=noise,
+            policy_noise=chance,
+            propagation_noise=matching,
+        )
         .states[-1]
         .detach()
-        for m in (matching, None)
+        for propagation in (moment_matching, ts_infinity)
     )
     assert float(matched.mean() - plain.mean()) == pytest.approx(0, abs=5 * float(plain.std()) / 2000**0.5)
     assert float(matched.std() / plain.std()) == pytest.approx(1, abs=0.1)
@@ -70,11 +81,11 @@ def test_an_exploding_gradient_is_skipped_and_the_third_stops(generator: torch.G
     starts = torch.full((1, 3, 1), 1e10)
     before = backprop.tensors()
     for _ in range(2):
-        told = backprop.improve(world, starts, backprop.draw(world, starts, generator=generator))
+        told = backprop.improve(world, starts, world.draw(backprop.horizon, starts, 1, generator=generator))
         assert not torch.isfinite(told.gradient_norm)
     assert all(torch.equal(v, before[k]) for k, v in backprop.tensors().items() if k.startswith("policy/"))
     with pytest.raises(ExplodingGradientError, match=r"3 steps in a row.*shorten the imagined horizon"):
-        backprop.improve(world, starts, backprop.draw(world, starts, generator=generator))
+        backprop.improve(world, starts, world.draw(backprop.horizon, starts, 1, generator=generator))
 
 
 def test_the_value_at_the_end_is_followed(generator: torch.Generator) -> None:
@@ -85,7 +96,10 @@ def test_the_value_at_the_end_is_followed(generator: torch.Generator) -> None:
     starts = torch.zeros(1, 8, 1)
     for _ in range(60):
         backprop.improve(
-            world, starts, backprop.draw(world, starts, generator=generator), value=lambda s: -((s[..., 0] - 0.6) ** 2)
+            world,
+            starts,
+            world.draw(backprop.horizon, starts, 1, generator=generator),
+            value=lambda s: -((s[..., 0] - 0.6) ** 2),
         )
     assert float(backprop.policy.mode(torch.zeros(1)).detach()) == pytest.approx(0.6, abs=0.02)
 
@@ -93,10 +107,12 @@ def test_the_value_at_the_end_is_followed(generator: torch.Generator) -> None:
 def test_a_loaded_learner_goes_on_bit_equal() -> None:
     world, starts = linear_world(0.9, 0.1), torch.ones(2, 3, 1)
     one, other = learner(0), learner(0)
-    one.improve(world, starts, one.draw(world, starts, generator=torch.Generator().manual_seed(1)))
+    one.improve(world, starts, world.draw(one.horizon, starts, 1, generator=torch.Generator().manual_seed(1)))
     other.load(one.tensors())
     for backprop in (one, other):
-        backprop.improve(world, starts, backprop.draw(world, starts, generator=torch.Generator().manual_seed(2)))
+        backprop.improve(
+            world, starts, world.draw(backprop.horizon, starts, 1, generator=torch.Generator().manual_seed(2))
+        )
     for (name, a), b in zip(one.tensors().items(), other.tensors().values(), strict=True):
         assert torch.equal(a, b), name
 
@@ -115,7 +131,7 @@ def test_it_swings_up_the_true_pendulum(generator: torch.Generator) -> None:
 
     for _ in range(300):
         now = starts(100)
-        told = backprop.improve(world, now, backprop.draw(world, now, generator=generator))
+        told = backprop.improve(world, now, world.draw(backprop.horizon, now, 1, generator=generator))
     states = starts(50)[0]
     with torch.no_grad():
         for _ in range(80):

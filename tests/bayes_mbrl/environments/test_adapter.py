@@ -150,7 +150,7 @@ def test_choices_arrive_as_the_environment_counts_them(
     ("settings", "words"),
     [
         ({"observation_space": Dict({"camera": Box(0, 1, (2,))})}, ["observations Dict", "FlattenObservation"]),
-        ({"observation_space": Discrete(5)}, ["observations Discrete(5)", "FlattenObservation"]),
+        ({"observation_space": MultiDiscrete([2, 3])}, ["observations MultiDiscrete([2 3])", "FlattenObservation"]),
         ({"action_space": MultiBinary(3)}, ["actions MultiBinary(3)", "TransformAction"]),
         ({"action_space": Box(-np.inf, np.inf, (2,))}, ["without finite bounds", "TransformAction"]),
         ({"action_space": Box(0.0, np.inf, (2,))}, ["without finite bounds", "TransformAction"]),
@@ -168,7 +168,7 @@ def test_unsupported_spaces(settings: dict[str, Any], words: list[str]) -> None:
     for word in [
         *words,
         "Scripted-v0 has",
-        "supported are Box observations, and Box actions with finite bounds, Discrete or",
+        "supported are Box or Discrete observations, and Box actions with finite bounds, Discrete or",
     ]:
         assert word in message
     assert "\n" not in message
@@ -347,3 +347,25 @@ def test_close_and_context_manager(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_render_needs_its_mode() -> None:
     with Environment("Pendulum-v1") as environment, pytest.raises(ValueError, match="need render_mode='rgb_array'"):
         environment.render()
+
+
+def test_states_that_are_counted_are_counted_from_0() -> None:
+    space = Discrete(5, start=3)
+    for outcome, state in ((7, 4.0), (3, 0.0)):
+        gymnasium.registry["tests/Scripted-v0"].kwargs = {
+            "observation_space": space, "start": np.int64(3), "outcome": (np.int64(outcome), 0.0, False, False, {}),
+        }  # fmt: skip
+        with Environment("tests/Scripted-v0") as environment:
+            assert (environment.state_dim, environment.num_states, environment.state_names) == (1, 5, ("state",))
+            assert torch.equal(environment.reset(seed=0), torch.zeros(1))
+            assert torch.equal(environment.step(environment.low).next_state, torch.tensor([state]))
+
+
+@pytest.mark.parametrize("outside", [8, 2, 3.5])
+def test_a_state_outside_of_those_counted_is_a_fault(outside: float) -> None:
+    gymnasium.registry["tests/Scripted-v0"].kwargs = {"observation_space": Discrete(5, start=3), "start": outside}
+    with (
+        Environment("tests/Scripted-v0") as environment,
+        pytest.raises(EnvironmentFault, match=rf"the observation {outside}, which is not in Discrete\(5, start=3\)"),
+    ):
+        environment.reset(seed=0)

@@ -1,0 +1,165 @@
+"""What a run learns from one episode: p(θ | D), refitted within it and after it, and what the algorithm learns beside.
+
+The state of a run before an episode decides everything after it, since posterior and learner are made of it alone.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+from bayes_mbrl.algorithms.base import Agent
+from bayes_mbrl.algorithms.learner import Learner
+from bayes_mbrl.build import Builder
+from bayes_mbrl.checkpoint import RunState
+from bayes_mbrl.data import Transitions
+from bayes_mbrl.environments.known_functions import compare_with_data
+from bayes_mbrl.errors import UserError
+from bayes_mbrl.fit_record import fit_record
+from bayes_mbrl.imagination import World
+from bayes_mbrl.inference.base import Posterior
+from bayes_mbrl.progress import Observer
+from bayes_mbrl.seeding import generator_for
+
+
+def fitted(state: RunState) -> tuple[Transitions, Posterior]:
+    """The transitions that the posterior has learned from, and the posterior."""
+    assert state.transitions is not None
+    assert state.posterior is not None
+    return state.transitions[: state.num_fitted], state.posterior
+
+
+def is_base_policys(builder: Builder, state: RunState) -> bool:
+    """Whether the next episode is one of the base policy."""
+    num_steps = 0 if state.transitions is None else len(state.transitions)
+    return builder.algorithm.base_data_only or num_steps < builder.config.num_base_steps
+
+
+def lacks_posterior(builder: Builder, state: RunState) -> bool:
+    """Whether there are data to act by a posterior, and none was learned from them: its fit had failed."""
+    there = state.transitions is not None and state.posterior is None and builder.learns_model
+    return there and not is_base_policys(builder, state)
+
+
+def restored_learner(builder: Builder, state: RunState) -> Learner | None:
+    """What the algorithm has learned beside p(θ | D) so far; None for one that plans.
+
+    Raises UserError when it was learned with other settings.
+    """
+    learner = builder.learner()
+    if learner is None:
+        return None
+    if state.learned:
+        try:
+            learner.load(state.learned)
+        except (RuntimeError, KeyError, ValueError) as error:
+            raise UserError(
+                f"what algorithm {builder.config.algorithm.name} had learned is not of its settings in config.yaml: "
+                f"undo the change there, or start anew with bayes-mbrl run ({error})"
+            ) from error
+    if state.transitions is not None:
+        learner.remember(state.transitions)
+    return learner
+
+
+def trained_agent(builder: Builder, state: RunState) -> Agent:
+    """Who acts by all that was learned, and explores no more."""
+    learner = restored_learner(builder, state)
+    return builder.acting_agent(*fitted(state)) if learner is None else learner.agent(explore=False)
+
+
+class Learning:
+    """Learns within an episode and after it, as often as the algorithm asks; `state` is what came of it."""
+
+    def __init__(self, builder: Builder, state: RunState, observer: Observer) -> None:
+        self.state = state
+        self.by_base_policy = is_base_policys(builder, state)
+        self._builder = builder
+        self._observer = observer
+        self._before = [] if state.transitions is None else [state.transitions]
+        self._learner = restored_learner(builder, state)
+        self._loss: float | None = None
+
+    def agent(self) -> Agent:
+        """Who collects the next data."""
+        if self.by_base_policy:
+            return self._builder.base_policy()
+        if self._learner is not None:
+            return self._learner.agent(explore=True)
+        return self._builder.exploring_agent(*fitted(self.state))
+
+    def after_step(self, steps: Sequence[Transitions]) -> Agent | None:
+        """Learn from a step of the episode so far; the agent that goes on, when another one does."""
+        self._observer.advance()
+        if self.by_base_policy:
+            return None
+        number, another = sum(map(len, self._before)) + len(steps), None
+        refit_every = self._builder.refit_every
+        if self.state.posterior is not None and refit_every is not None and number % refit_every == 0:
+            self._fit(Transitions.concatenate([*self._before, *steps]))
+            self._observer.phase("acting", self._builder.environment.max_episode_steps)
+            if self._learner is None:
+                another = self._builder.exploring_agent(*fitted(self.state))
+        if self._learner is not None:
+            generator = generator_for(self._builder.config.seed, "learning", number)
+            self._learner.after_step(steps[-1], self._world, generator=generator)
+        return another
+
+    def after_episode(self, episode: Transitions) -> dict[str, Any]:
+        """Append the episode to D, refit where no interval says otherwise, and tell how it went."""
+        transitions = self.with_episode(episode)
+        if not self._before:  # the first data: what is said about the environment can be held against them
+            for text in compare_with_data(self._builder.environment.spec, transitions):
+                self._observer.warning(text)
+        enough = not is_base_policys(self._builder, dataclasses.replace(self.state, transitions=transitions))
+        if enough and (self.state.posterior is None or self._builder.refit_every is None):
+            self._fit(transitions)
+        self.state = dataclasses.replace(self.state, transitions=transitions)
+        self._keep()
+        told = {} if self._learner is None else self._learner.report()
+        return {"loss": self._loss, "num_transitions": len(transitions), "num_fitted": self.state.num_fitted, **told}
+
+    def catch_up(self) -> None:
+        """Learn from all data there are."""
+        assert self.state.transitions is not None
+        self._fit(self.state.transitions)
+        self._keep()
+
+    def with_episode(self, episode: Transitions) -> Transitions:
+        """D and the episode."""
+        return Transitions.concatenate([*self._before, episode])
+
+    @functools.cached_property
+    def _world(self) -> World | None:
+        return None if self.state.posterior is None else self._builder.world(*fitted(self.state))
+
+    def _fit(self, transitions: Transitions) -> None:
+        """p(θ | D), where the algorithm learns it, and then what follows from it."""
+        seed, learner = self._builder.config.seed, self._learner
+        if not self._builder.learns_model:
+            return
+        self._observer.phase("fitting", None)
+        generator = generator_for(seed, "inference", len(transitions))
+        posterior, info = self._builder.fit(transitions, self.state.posterior, generator=generator)
+        self._loss = info.final_loss
+        self.state = dataclasses.replace(
+            self.state,
+            transitions=transitions,
+            posterior=posterior,
+            num_fitted=len(transitions),
+            fit=fit_record(info),
+        )
+        if learner is None:
+            return
+        self._world = self._builder.world(transitions, posterior)
+        if learner.num_steps_after_fit:
+            self._observer.phase("learning in the model", learner.num_steps_after_fit)
+        generator = generator_for(seed, "improving", len(transitions))
+        learner.after_fit(self._world, transitions, generator=generator, advance=self._observer.advance)
+
+    def _keep(self) -> None:
+        """Bring the learner into the state."""
+        if self._learner is not None:
+            for text in self._learner.warnings():
+                self._observer.warning(text)
+            self.state = dataclasses.replace(self.state, learned=self._learner.tensors())
