@@ -14,7 +14,7 @@ from bayes_mbrl.algorithms.learner import Learner
 from bayes_mbrl.build import Builder
 from bayes_mbrl.environments.adapter import Environment
 from bayes_mbrl.errors import UserError
-from bayes_mbrl.registry import ALGORITHMS
+from bayes_mbrl.registry import ALGORITHMS, POSTERIORS
 
 DRIFT = "toy_environments:Drift-v0"
 
@@ -115,3 +115,31 @@ def test_a_dropped_episode_leaves_nothing_behind(name: str, tmp_path: pathlib.Pa
     toy_environments.expect_faults({})
     kept = saved(tmp_path / "faulty")
     assert state_numbers(dataclasses.replace(kept, faults_in_a_row=0)) == state_numbers(first)
+
+
+_POSTERIORS: dict[str, tuple[str, ...]] = {
+    "exact-linear": ("dynamics=linear",),
+    "nuts": (),
+}
+"""What a posterior needs beside its name."""
+
+
+@pytest.mark.filterwarnings("ignore:.*draws diverged")
+@pytest.mark.parametrize("name", [name for name in TINY if ALGORITHMS.rows[name].learns_model])
+@pytest.mark.parametrize(
+    "posterior",
+    [pytest.param(one, marks=pytest.mark.slow if one == "nuts" else ()) for one in POSTERIORS.rows],
+)
+def test_each_serves_every_posterior(
+    name: str, posterior: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They ask for samples of θ and for nothing else."""
+    monkeypatch.setattr(artefacts, "write", lambda *_: {})
+    settings = (f"posterior={posterior}", *_POSTERIORS.get(posterior, ()))
+    state = start(
+        tmp_path / "run", "LinearGaussian-v0" if posterior == "exact-linear" else DRIFT, f"algorithm={name}",
+        *TINY[name], *settings, "num_episodes=2", "num_evaluation_episodes=1",
+    )  # fmt: skip
+    assert state.posterior is not None
+    assert all(math.isfinite(row["return"]) for row in state.metrics)
+    assert not _equal(state.learned, _learner(name).tensors())
