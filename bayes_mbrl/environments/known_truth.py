@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from bayes_mbrl.environments import linear_gaussian, three_lanes
+from bayes_mbrl.environments import linear_gaussian, obstacles, three_lanes
 
 StepFunction = Callable[[Tensor, Tensor], Tensor]
 """(state [..., S], action [..., A]) → next_state [..., S]"""
@@ -106,6 +106,17 @@ def three_lanes_step(state: Tensor, action: Tensor) -> Tensor:
     return torch.stack([ahead, y + three_lanes.SIDESTEP * control[..., 1]], dim=-1)
 
 
+def obstacles_step(state: Tensor, action: Tensor) -> Tensor:
+    """(x, y) + 0.1 clip(a, ±0.99) where that is free, else (x, y). State (x, y, goal x, goal y)."""
+    moves = obstacles.STEP * action.clamp(-obstacles.LIMIT, obstacles.LIMIT)
+    target = state[..., :2] + moves
+    left, top, width, height = torch.from_numpy(obstacles.RECTANGLES.T).to(state)
+    x, y = target[..., :1], target[..., 1:]
+    inside = ((x >= left) & (x <= left + width) & (y <= top) & (y >= top - height)).any(-1, keepdim=True)
+    blocked = inside | (target.abs() >= obstacles.LIMIT).any(-1, keepdim=True)
+    return torch.cat([torch.where(blocked, state[..., :2], target), state[..., 2:]], dim=-1)
+
+
 def three_lanes_noise_std(state: Tensor) -> Tensor:
     """Of s' given state [..., S]: gusts along x that depend on y, in m."""
     reach = (state[..., 1] / three_lanes.GUST_WIDTH).square()
@@ -122,6 +133,7 @@ KNOWN_STEPS: Mapping[str, StepFunction] = {
     "Acrobot-v1": acrobot_step,
     "LinearGaussian-v0": linear_gaussian_step,
     "ThreeLanes-v0": three_lanes_step,
+    "Obstacles-v0": obstacles_step,
 }
 """By the name in `specs.ENVIRONMENTS`; what is missing here has no true step in torch."""
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from bayes_mbrl.environments import linear_gaussian
+from bayes_mbrl.environments import linear_gaussian, obstacles
 
 RewardFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(state [..., S], action [..., A], next_state [..., S]) → reward [...]"""
@@ -177,3 +177,13 @@ def linear_gaussian_reward(state: Tensor, action: Tensor, next_state: Tensor) ->
 def three_lanes_reward(state: Tensor, action: Tensor, next_state: Tensor) -> Tensor:
     """Progress in x, in m."""
     return next_state[..., 0] - state[..., 0]
+
+
+def obstacles_reward(state: Tensor, action: Tensor, next_state: Tensor) -> Tensor:
+    """Minus the distance to the goal after the move. State (x, y, goal x, goal y)."""
+    return torch.linalg.vector_norm(next_state[..., :2] - next_state[..., 2:4], dim=-1).neg()
+
+
+def obstacles_termination(state: Tensor, action: Tensor, next_state: Tensor) -> Tensor:
+    """Within 0.1 of the goal."""
+    return obstacles_reward(state, action, next_state) > -obstacles.GOAL_RADIUS

@@ -18,6 +18,7 @@ def _register_own() -> None:
         ("ContinuousCartPole-v0", "bayes_mbrl.environments.continuous_cartpole:ContinuousCartPole", 200),
         ("LinearGaussian-v0", "bayes_mbrl.environments.linear_gaussian:LinearGaussian", 50),
         ("ThreeLanes-v0", "bayes_mbrl.environments.three_lanes:ThreeLanes", 12),
+        ("Obstacles-v0", "bayes_mbrl.environments.obstacles:Obstacles", 100),
     ):
         if f"{OWN_NAMESPACE}/{name}" not in gymnasium.registry:
             gymnasium.register(f"{OWN_NAMESPACE}/{name}", entry_point, max_episode_steps=max_episode_steps)
@@ -119,6 +120,14 @@ _KNOWN = (
         termination=rewards.never,
         state_names=("x (m)", "y (m)"),
         defaults={"num_episodes": 20, "planner": {"horizon": 12}, **_SHORT_FITS},
+    ),
+    EnvironmentSpec(
+        id=f"{OWN_NAMESPACE}/Obstacles-v0",
+        summary="move a point around rectangles to a goal: homework 4 of CS285 (S 4, A 2, 100 steps)",
+        reward=rewards.obstacles_reward,
+        termination=rewards.obstacles_termination,
+        state_names=("x", "y", "goal x", "goal y"),
+        defaults={"num_episodes": 15},
     ),
     EnvironmentSpec(
         id="InvertedPendulum-v5",

@@ -44,10 +44,16 @@ def _choose(sign: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tens
     return lambda state, action: torch.eye(3)[2 if float(sign(state)) >= 0 else 0]
 
 
+def _approach(state: Tensor, action: Tensor) -> Tensor:
+    """Half at random, half straight to the goal: it slides along what is in the way."""
+    return (0.7 * action + 2.0 * (state[2:] - state[:2])).clamp(-0.99, 0.99)
+
+
 POLICIES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "MountainCarContinuous-v0": _pump,
     "MountainCar-v0": _choose(lambda state: state[1]),
     "Acrobot-v1": _choose(lambda state: -state[4]),
+    "Obstacles-v0": _approach,
 }
 """(state [S], random action [A]) → action [A], where random actions alone do not reach the end of an episode."""
 
