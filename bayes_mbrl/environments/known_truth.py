@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from bayes_mbrl.environments import linear_gaussian, obstacles, three_lanes
+from bayes_mbrl.environments import cartpole_swingup, linear_gaussian, obstacles, three_lanes
 
 StepFunction = Callable[[Tensor, Tensor], Tensor]
 """(state [..., S], action [..., A]) → next_state [..., S]"""
@@ -90,6 +90,35 @@ def _acrobot_slope(state: Tensor, torque: Tensor) -> Tensor:
     return torch.stack([first_speed, second_speed, first_acc, second_acc], dim=-1)
 
 
+def cartpole_swingup_step(state: Tensor, action: Tensor) -> Tensor:
+    """Five steps of 0.02 s of the fourth-order Runge-Kutta method. State (x, ẋ, θ, θ̇), force F = clip(a, ±10) N."""
+    swing = cartpole_swingup
+    force = action[..., 0].clamp(-swing.MAX_FORCE, swing.MAX_FORCE)
+    seconds = swing.STEP_SECONDS / swing.NUM_SUBSTEPS
+    for _ in range(swing.NUM_SUBSTEPS):
+        k1 = _cartpole_slope(state, force)
+        k2 = _cartpole_slope(state + 0.5 * seconds * k1, force)
+        k3 = _cartpole_slope(state + 0.5 * seconds * k2, force)
+        k4 = _cartpole_slope(state + seconds * k3, force)
+        state = state + seconds / 6.0 * (k1 + 2.0 * k2 + 2.0 * k3 + k4)
+    return state
+
+
+def _cartpole_slope(state: Tensor, force: Tensor) -> Tensor:
+    """d/dt of (x, ẋ, θ, θ̇), θ = 0 hanging; by the mass matrix, where the environment has it solved by hand."""
+    swing = cartpole_swingup
+    _, speed, angle, spin = state.unbind(-1)
+    moment = 0.5 * swing.POLE_MASS * swing.LENGTH
+    inertia, mass = swing.POLE_MASS * swing.LENGTH**2 / 3.0, swing.CART_MASS + swing.POLE_MASS
+    coupling = moment * angle.cos()
+    push = force - swing.FRICTION * speed + moment * spin.square() * angle.sin()
+    torque = -moment * swing.GRAVITY * angle.sin()
+    determinant = mass * inertia - coupling.square()
+    x_acc = (inertia * push - coupling * torque) / determinant
+    angle_acc = (mass * torque - coupling * push) / determinant
+    return torch.stack([speed, x_acc, spin, angle_acc], dim=-1)
+
+
 def linear_gaussian_step(state: Tensor, action: Tensor) -> Tensor:
     """The mean A s + B a; the environment adds noise of standard deviation `linear_gaussian.NOISE_STD`."""
     transition = torch.as_tensor(linear_gaussian.TRANSITION_MATRIX, dtype=state.dtype, device=state.device)
@@ -131,6 +160,7 @@ KNOWN_STEPS: Mapping[str, StepFunction] = {
     "MountainCarContinuous-v0": mountain_car_step,
     "MountainCar-v0": discrete_mountain_car_step,
     "Acrobot-v1": acrobot_step,
+    "CartPoleSwingUp-v0": cartpole_swingup_step,
     "LinearGaussian-v0": linear_gaussian_step,
     "ThreeLanes-v0": three_lanes_step,
     "Obstacles-v0": obstacles_step,

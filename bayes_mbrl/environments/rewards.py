@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from bayes_mbrl.environments import linear_gaussian, obstacles
+from bayes_mbrl.environments import cartpole_swingup, linear_gaussian, obstacles
 
 RewardFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(state [..., S], action [..., A], next_state [..., S]) → reward [...]"""
@@ -172,6 +172,18 @@ def linear_gaussian_reward(state: Tensor, action: Tensor, next_state: Tensor) ->
     state_cost = torch.as_tensor(linear_gaussian.STATE_COST, dtype=state.dtype, device=state.device)
     action_cost = torch.as_tensor(linear_gaussian.ACTION_COST, dtype=action.dtype, device=action.device)
     return -((state @ state_cost) * state).sum(dim=-1) - ((action @ action_cost) * action).sum(dim=-1)
+
+
+def cartpole_swingup_reward(state: Tensor, action: Tensor, next_state: Tensor) -> Tensor:
+    """exp(−‖tip − (0, l)‖² / (2 · 0.25²) − 0.005 F²) after the step; F is the clipped force. State (x, ẋ, θ, θ̇)."""
+    swing = cartpole_swingup
+    x, angle = next_state[..., 0], next_state[..., 2].contiguous()
+    force = action[..., 0].clamp(-swing.MAX_FORCE, swing.MAX_FORCE)
+    across = torch.add(x, angle.sin(), alpha=swing.LENGTH)
+    below = swing.LENGTH + swing.LENGTH * angle.cos()
+    squared_distance = torch.addcmul(across.square(), below, below)
+    exponent: Tensor = squared_distance * (-0.5 / swing.REWARD_WIDTH**2) - swing.FORCE_PRICE * force.square()
+    return exponent.exp()
 
 
 def three_lanes_reward(state: Tensor, action: Tensor, next_state: Tensor) -> Tensor:

@@ -5,6 +5,8 @@ from types import MappingProxyType
 from typing import Any
 
 import gymnasium
+import torch
+from torch import Tensor
 
 from bayes_mbrl.environments import rewards
 from bayes_mbrl.environments.base import EnvironmentSpec
@@ -16,6 +18,7 @@ def _register_own() -> None:
     """Make our own environments known to Gymnasium, once."""
     for name, entry_point, max_episode_steps in (
         ("ContinuousCartPole-v0", "bayes_mbrl.environments.continuous_cartpole:ContinuousCartPole", 200),
+        ("CartPoleSwingUp-v0", "bayes_mbrl.environments.cartpole_swingup:CartPoleSwingUp", 40),
         ("LinearGaussian-v0", "bayes_mbrl.environments.linear_gaussian:LinearGaussian", 50),
         ("ThreeLanes-v0", "bayes_mbrl.environments.three_lanes:ThreeLanes", 12),
         ("Obstacles-v0", "bayes_mbrl.environments.obstacles:Obstacles", 100),
@@ -33,6 +36,13 @@ _SMALL_SEARCH: Mapping[str, Any] = {
     "rollout": {"num_theta": 5},
 }
 """For tasks that forgive a mediocre plan, since the next step makes another one."""
+
+
+def _with_sine_and_cosine(state: Tensor) -> Tensor:
+    """(x, ẋ, θ, θ̇) → (x, ẋ, θ̇, sin θ, cos θ)."""
+    angle = state[..., 2:3]
+    return torch.cat([state[..., :2], state[..., 3:], angle.sin(), angle.cos()], dim=-1)
+
 
 _KNOWN = (
     EnvironmentSpec(
@@ -105,6 +115,15 @@ _KNOWN = (
         state_names=("position (m)", "velocity (m/s)", "angle (rad)", "angular velocity (rad/s)"),
         # Episodes are short until it balances; the last one begins before step 200 and so ends before step 400.
         defaults={"num_episodes": 20, "num_steps": 200, **_SHORT_FITS, **_SMALL_SEARCH},
+    ),
+    EnvironmentSpec(
+        id=f"{OWN_NAMESPACE}/CartPoleSwingUp-v0",
+        summary="swing up a pole that hangs from a cart, the task of PILCO: reward in [0, 1] (S 4, A 1, 40 steps)",
+        reward=rewards.cartpole_swingup_reward,
+        termination=rewards.never,
+        features=_with_sine_and_cosine,
+        state_names=("position (m)", "velocity (m/s)", "angle from hanging (rad)", "angular velocity (rad/s)"),
+        defaults={"num_episodes": 15},
     ),
     EnvironmentSpec(
         id=f"{OWN_NAMESPACE}/LinearGaussian-v0",
