@@ -102,6 +102,7 @@ def _trial_transitions() -> Mapping[str, Any]:
 
 ALGORITHMS = Table(
     default="mpc",
+    trial=dict,
     aliases={
         "v0.5": "open-loop-once",
         "v1.0": "open-loop",
@@ -127,12 +128,31 @@ ALGORITHMS = Table(
             plans=False,
             defaults={"num_episodes": 15, "num_base_steps": 200},
         ),
+        "mve": Row(
+            "soft actor-critic whose targets look H imagined steps ahead (MVE)",
+            "bayes_mbrl.algorithms.mve:MVE",
+            plans=False,
+            defaults={"num_episodes": 15, "num_base_steps": 200},
+        ),
+        "mba": Row(
+            "Q-learning with a quadratic advantage (NAF) on real and imagined transitions (MBA)",
+            "bayes_mbrl.algorithms.mba:MBA",
+            plans=False,
+            defaults={"num_episodes": 15, "num_base_steps": 200},
+        ),
         "sac": Row(
             "no model at all: soft actor-critic, the baseline",
             "bayes_mbrl.algorithms.sac:SAC",
             plans=False,
             learns_model=False,
             defaults={"num_episodes": 50, "num_base_steps": 200},
+        ),
+        "dyna": Row(
+            "Q-learning in tables on real steps and on a counted model of them (Dyna-Q): no p(θ|D), countable states",
+            "bayes_mbrl.algorithms.dyna:Dyna",
+            plans=False,
+            learns_model=False,
+            defaults={"num_episodes": 100, "num_base_steps": 0, "num_evaluation_episodes": 20},
         ),
     },
 )

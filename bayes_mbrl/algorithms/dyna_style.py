@@ -14,15 +14,17 @@ Source: lecture, "General Dyna-style model-based RL recipe", whose numbered step
 Axes: N transitions, S state, A action.
 """
 
+import dataclasses
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
 from bayes_mbrl.algorithms.base import Agent
-from bayes_mbrl.algorithms.learner import Learner
+from bayes_mbrl.algorithms.learner import Learner, LearningAlgorithm, Task
 from bayes_mbrl.algorithms.policy_agent import PolicyAgent
 from bayes_mbrl.data import Transitions
 from bayes_mbrl.imagination import World, branch
@@ -53,38 +55,77 @@ class ModelFreeLearner(Protocol):
         """See `Learner.warnings`."""
 
 
-class Imagination:
-    """How much is imagined, and from where. Raises ValueError for settings out of range."""
+@dataclasses.dataclass(frozen=True)
+class DynaStyle(LearningAlgorithm):
+    """Settings of the recipe without a model."""
 
-    @check_settings
-    def __init__(
-        self,
-        *,
-        every: Annotated[int, Gt(0)] = 10,
-        num_rollouts: Annotated[int, Gt(0)] = 400,
-        length: Annotated[int, Gt(0)] = 1,
-        final_length: Annotated[int, Gt(0)] | None = None,
-        lengthening_from: Annotated[int, Ge(0)] = 0,
-        lengthening_until: Annotated[int, Gt(0)] = 1,
-        first_action: FirstAction = "policy",
-        real_ratio: Annotated[float, Ge(0), Le(1)] = 0.05,
-        capacity: Annotated[int, Gt(0)] = 40_000,
-    ) -> None:
-        """Every `every` real steps, `num_rollouts` rollouts of `length` steps from states of the buffer; the length
-        goes linearly to `final_length` between two numbers of real steps. `real_ratio` of what is trained on is real.
-        """
-        if lengthening_from >= lengthening_until:
-            raise ValueError(f"need lengthening_from < lengthening_until, got {lengthening_from}, {lengthening_until}")
-        self.every, self.num_rollouts, self.first_action = every, num_rollouts, first_action
-        self.real_ratio, self.capacity = real_ratio, capacity
-        self._lengths = length, length if final_length is None else final_length
-        self._between = lengthening_from, lengthening_until
+    batch_size: Annotated[int, Gt(0)] = 256
+    updates_per_step: Annotated[int, Gt(0)] = 1
+    """Gradient steps for each environment step."""
+    replay_capacity: Annotated[int, Gt(0)] = 1_000_000
+    """Real transitions that are learned from again, the newest ones."""
+
+    @abstractmethod
+    def model_free(self, task: Task, *, generator: torch.Generator) -> tuple[ModelFreeLearner, Update]:
+        """A new learner, and a gradient step of it. Raises ValueError for a task it cannot serve."""
+
+    def imagination(self) -> "Imagining | None":
+        """What is imagined; None where nothing is."""
+        return None
+
+    def learner(self, task: Task, *, generator: torch.Generator) -> Learner:
+        """See `LearningAlgorithm.learner`."""
+        model_free, update = self.model_free(task, generator=generator)
+        return DynaStyleLearner(
+            model_free,
+            update,
+            updates_per_step=self.updates_per_step,
+            batch_size=self.batch_size,
+            capacity=self.replay_capacity,
+            imagination=self.imagination(),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Imagining(DynaStyle):
+    """Settings of the recipe with a model: how much is imagined, and from where."""
+
+    propagations: ClassVar[tuple[str, ...]] = ("ts-infinity", "ts-1")
+    updates_per_step: Annotated[int, Gt(0)] = 5
+    refit_every: Annotated[int, Gt(0)] | None = 200
+    """Environment steps between two fits of the posterior; None: after each episode."""
+    rollout_every: Annotated[int, Gt(0)] = 10
+    """Environment steps between two rounds of imagined rollouts."""
+    num_rollouts: Annotated[int, Gt(0)] = 400
+    """Imagined rollouts in a round, each from a state of D."""
+    rollout_length: Annotated[int, Gt(0)] = 3
+    final_rollout_length: Annotated[int, Gt(0)] | None = None
+    """The length goes linearly to this between the two numbers of environment steps below; None: it stays."""
+    lengthening_from: Annotated[int, Ge(0)] = 0
+    lengthening_until: Annotated[int, Gt(0)] = 1000
+    first_action: FirstAction = "policy"
+    """Of a rollout: π's, that of the transition of D whose state it starts from, or a random one."""
+    real_ratio: Annotated[float, Ge(0), Le(1)] = 0.05
+    """Share of real transitions in a batch."""
+    imagined_capacity: Annotated[int, Gt(0)] = 40_000
+    """Imagined transitions that are learned from, the newest ones: those of earlier posteriors are pushed out."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a schedule that runs backwards."""
+        if self.lengthening_from >= self.lengthening_until:
+            raise ValueError(
+                f"need lengthening_from < lengthening_until, got {self.lengthening_from} and {self.lengthening_until}"
+            )
+
+    def imagination(self) -> "Imagining":
+        """See `DynaStyle.imagination`."""
+        return self
 
     def length(self, num_steps: int) -> int:
         """Of rollouts, after so many real steps (Janner et al. 2019, appendix C: linear, rounded down)."""
-        (first, last), (start, end) = self._lengths, self._between
-        share = min(max((num_steps - start) / (end - start), 0.0), 1.0)
-        return int(first + share * (last - first) + 1e-9)
+        last = self.rollout_length if self.final_rollout_length is None else self.final_rollout_length
+        share = (num_steps - self.lengthening_from) / (self.lengthening_until - self.lengthening_from)
+        return int(self.rollout_length + min(max(share, 0.0), 1.0) * (last - self.rollout_length) + 1e-9)
 
 
 class DynaStyleLearner(Learner):
@@ -99,11 +140,11 @@ class DynaStyleLearner(Learner):
         updates_per_step: Annotated[int, Gt(0)],
         batch_size: Annotated[int, Gt(0)],
         capacity: Annotated[int, Gt(0)],
-        imagination: Imagination | None = None,
+        imagination: Imagining | None = None,
     ) -> None:
         """`capacity` is that of real transitions."""
         self.real = Replay(capacity)
-        self.imagined = Replay(imagination.capacity if imagination else 1)
+        self.imagined = Replay(imagination.imagined_capacity if imagination else 1)
         self._model_free, self._update, self._imagination = model_free, update, imagination
         self._updates_per_step, self._batch_size = updates_per_step, batch_size
         self._told: list[Mapping[str, Tensor]] = []
@@ -120,13 +161,13 @@ class DynaStyleLearner(Learner):
         """Steps 1 and 3 to 8 of the recipe; 2 was done before, where it was due."""
         self.real.add(Batch.of(step))  # 1. (s, a, s', r)
         imagination = self._imagination
-        if world is not None and imagination is not None and self.real.num_added % imagination.every == 0:
+        if world is not None and imagination is not None and self.real.num_added % imagination.rollout_every == 0:
             self.imagined.add(self._imagine(imagination, world, generator))  # 4., 5., 6., 8.
         for _ in range(self._updates_per_step):  # 3. repeat K times:
             batch = self._draw(generator)
             self._told.append(self._update(batch, world, generator))  # 7. model-free RL
 
-    def _imagine(self, imagination: Imagination, world: World, generator: torch.Generator) -> Batch:
+    def _imagine(self, imagination: Imagining, world: World, generator: torch.Generator) -> Batch:
         buffer = self.real.sample(imagination.num_rollouts, generator=generator)  # 4. s ~ B
         policy, first = self._model_free.policy, None  # 5. a from π, from B, or at random
         if imagination.first_action == "buffer":

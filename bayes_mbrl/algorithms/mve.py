@@ -6,19 +6,44 @@ r_0 is real, what follows is imagined. With the TD-k trick the critics learn T_t
 they are trusted at s_{H+1} only where they were trained. H = 0 is the plain actor-critic, bit for bit.
 
 Source: Feinberg et al., Model-Based Value Expansion (2018), eq. 3 and section 3.1, here with the entropy of soft
-actor-critic. Axes: N transitions, K parameter samples, S state, A action.
+actor-critic. Only real transitions are learned from: the model extends their targets and nothing else. Its steps:
+
+1. run the base policy to collect D                           learning.py, `num_base_steps`
+2. learn the dynamics, here the posterior p(θ | D)            learning.py, every `refit_every` steps
+3. sample transitions from D, and go on H steps with π        dyna_style.py, `ValueExpansion._imagine`
+4. critics learn T_t at all of these states                   `ValueExpansion.__call__`, actor_critic.py
+5. run π, appending the visited (s, a, s') to D               learning.py
+
+Axes: N transitions, K parameter samples, S state, A action.
 """
 
 import dataclasses
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
-from annotated_types import Ge
+from annotated_types import Ge, Gt
 from torch import Tensor
 
-from bayes_mbrl.algorithms.actor_critic import Regression, SoftActorCritic, one_step
+from bayes_mbrl.algorithms.actor_critic import Expansion, Regression, SoftActorCritic, one_step
+from bayes_mbrl.algorithms.sac import SAC
 from bayes_mbrl.imagination import Imagined, World, gathered, imagine_policy, spread_over_theta
 from bayes_mbrl.replay import Batch
+
+
+@dataclasses.dataclass(frozen=True)
+class MVE(SAC):
+    """Settings of the algorithm: those of SAC, and how far its targets look."""
+
+    propagations: ClassVar[tuple[str, ...]] = ("ts-infinity", "ts-1")
+    updates_per_step: Annotated[int, Gt(0)] = 5
+    horizon: Annotated[int, Ge(0)] = 3
+    """H; 0: soft actor-critic as it is."""
+    refit_every: Annotated[int, Gt(0)] | None = 200
+    """Environment steps between two fits of the posterior; None: after each episode."""
+
+    def expansion(self, world: World | None) -> Expansion | None:
+        """See `SAC.expansion`."""
+        return None if world is None else ValueExpansion(world, self.horizon)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

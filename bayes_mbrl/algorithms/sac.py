@@ -8,18 +8,22 @@ Source: Haarnoja et al., Soft Actor-Critic Algorithms and Applications (2018); t
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Annotated
 
 import torch
 from annotated_types import Ge, Gt, Le
+from torch import Tensor
 
-from bayes_mbrl.algorithms.actor_critic import SoftActorCritic
-from bayes_mbrl.algorithms.dyna_style import DynaStyleLearner
-from bayes_mbrl.algorithms.learner import Learner, LearningAlgorithm, Task, check_continuous
+from bayes_mbrl.algorithms.actor_critic import Expansion, SoftActorCritic
+from bayes_mbrl.algorithms.dyna_style import DynaStyle, ModelFreeLearner, Update
+from bayes_mbrl.algorithms.learner import Task, check_continuous
+from bayes_mbrl.imagination import World
+from bayes_mbrl.replay import Batch
 
 
 @dataclasses.dataclass(frozen=True)
-class SAC(LearningAlgorithm):
+class SAC(DynaStyle):
     """Settings of the algorithm."""
 
     hidden: tuple[Annotated[int, Gt(0)], ...] = (64, 64)
@@ -30,24 +34,21 @@ class SAC(LearningAlgorithm):
     """τ of the slow critics."""
     target_entropy: float | None = None
     """In nats; None: −A."""
-    batch_size: Annotated[int, Gt(0)] = 256
-    updates_per_step: Annotated[int, Gt(0)] = 1
-    """Gradient steps for each environment step."""
-    replay_capacity: Annotated[int, Gt(0)] = 1_000_000
-    """Real transitions that are learned from again, the newest ones."""
     max_gradient_norm: Annotated[float, Gt(0)] | None = None
     """What gradients are clipped to; None: they are not."""
 
-    def learner(self, task: Task, *, generator: torch.Generator) -> Learner:
-        """See `LearningAlgorithm.learner`."""
+    def model_free(self, task: Task, *, generator: torch.Generator) -> tuple[ModelFreeLearner, Update]:
+        """See `DynaStyle.model_free`."""
         actor_critic = self.actor_critic(task, generator=generator)
-        return DynaStyleLearner(
-            actor_critic,
-            lambda batch, world, g: vars(actor_critic.update(batch, generator=g)),
-            updates_per_step=self.updates_per_step,
-            batch_size=self.batch_size,
-            capacity=self.replay_capacity,
-        )
+
+        def update(batch: Batch, world: World | None, generator: torch.Generator) -> Mapping[str, Tensor]:
+            return vars(actor_critic.update(batch, generator=generator, expand=self.expansion(world)))
+
+        return actor_critic, update
+
+    def expansion(self, world: World | None) -> Expansion | None:
+        """What the critics learn from a batch; None: the plain targets."""
+        return None
 
     def actor_critic(self, task: Task, *, generator: torch.Generator) -> SoftActorCritic:
         """A new one for the task. Raises ValueError for one without continuous actions."""

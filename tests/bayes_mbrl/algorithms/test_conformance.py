@@ -20,17 +20,23 @@ DRIFT = "toy_environments:Drift-v0"
 
 _NETWORK = ("algorithm.hidden=[8]",)
 _OFF_POLICY = (*_NETWORK, "num_base_steps=1", "algorithm.batch_size=8")
+_IMAGINING = (
+    *_OFF_POLICY, "algorithm.updates_per_step=2", "algorithm.num_rollouts=10", "algorithm.rollout_every=4",
+    "algorithm.refit_every=8", "algorithm.imagined_capacity=50",
+)  # fmt: skip
 TINY: dict[str, tuple[str, ...]] = {
     "policy-backprop": (*_NETWORK, "algorithm.horizon=3", "algorithm.num_gradient_steps=3", "algorithm.num_starts=2"),
-    "mbpo": (
-        *_OFF_POLICY, "algorithm.updates_per_step=2", "algorithm.num_rollouts=10", "algorithm.rollout_every=4",
-        "algorithm.refit_every=8", "algorithm.imagined_capacity=50",
-    ),
+    "mbpo": _IMAGINING,
+    "mve": (*_OFF_POLICY, "algorithm.updates_per_step=2", "algorithm.horizon=2", "algorithm.refit_every=8"),
+    "mba": _IMAGINING,
     "sac": _OFF_POLICY,
+    "dyna": ("num_base_steps=1", "algorithm.planning_steps=4"),
 }  # fmt: skip
 """Settings of a run of seconds, by name of the algorithm."""
 TASKS = {"dyna": "toy_environments:Counted-v0"}
 """Where it is not Drift-v0."""
+FAULTY = {"dyna": "toy_environments:FaultyCounted-v0"}
+"""Where it is not Faulty-v0."""
 
 names = pytest.mark.parametrize("name", TINY)
 
@@ -102,16 +108,15 @@ def test_equal_seeds_make_equal_learners_and_tensors_bring_one_back(name: str) -
 @pytest.mark.usefixtures("no_picture")
 def test_a_dropped_episode_leaves_nothing_behind(name: str, tmp_path: pathlib.Path) -> None:
     """What was learned in an episode that the environment broke off is forgotten with it."""
-    if name in TASKS:
-        pytest.skip("there is no faulty environment of counted states")
     import toy_environments
 
+    task = FAULTY.get(name, "toy_environments:Faulty-v0")
     settings = (f"algorithm={name}", *TINY[name], "num_evaluation_episodes=0", "num_episodes=2")
     toy_environments.expect_faults({})
-    first = start(tmp_path / "first", "toy_environments:Faulty-v0", *settings, "num_episodes=1")
+    first = start(tmp_path / "first", task, *settings, "num_episodes=1")
     toy_environments.expect_faults({1: "raise", 2: "raise", 3: "raise"})
     with pytest.raises(UserError, match="3 episodes in a row"):
-        start(tmp_path / "faulty", "toy_environments:Faulty-v0", *settings)
+        start(tmp_path / "faulty", task, *settings)
     toy_environments.expect_faults({})
     kept = saved(tmp_path / "faulty")
     assert state_numbers(dataclasses.replace(kept, faults_in_a_row=0)) == state_numbers(first)
