@@ -22,10 +22,7 @@ LAYERS = (
     ("build", "cautions", "posterior_diagnosis", "progress", "run_folder", "simulation"),
     ("artefacts", "learning", "loaded_run", "refits"),
     ("experiment", "offline", "sections"),
-    (
-        "diagnosing",
-        "reporting",
-    ),
+    ("diagnosing", "reporting", "sweep"),
     ("cli",),
 )
 """The trunk from the bottom to the top; a module or a package imports from lines above its own only."""
@@ -43,6 +40,8 @@ HOMES: Mapping[str, tuple[str, ...]] = {
     "scoringrules": ("analysis.scores",),
     "gymnasium": ("environments",),
     "minari": ("environments.minari_data",),
+    "ray": ("sweep.cluster",),
+    "filelock": ("sweep.task",),
     "pydantic": ("config", "signatures"),
     "typer": ("cli",),
     "rich": ("cli", "progress"),

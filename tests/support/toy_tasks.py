@@ -1,0 +1,35 @@
+"""Tasks for the tests of sweeps: each writes down every start of it, so that one that is repeated is seen."""
+
+import os
+import pathlib
+import signal
+import time
+from typing import Any
+
+
+def square(folder: pathlib.Path, *, x: int, log: str, seconds: float = 0.0) -> dict[str, Any]:
+    """x²."""
+    _log(log, x)
+    time.sleep(seconds)
+    return {"square": x * x}
+
+
+def fail(folder: pathlib.Path, *, x: int, log: str) -> dict[str, Any]:
+    """An error."""
+    _log(log, x)
+    raise ValueError(f"{x} cannot be squared")
+
+
+def die_once(folder: pathlib.Path, *, x: int, log: str, times: int = 1) -> dict[str, Any]:
+    """Its process is killed the first `times` times, and then it goes on from what it left."""
+    _log(log, x)
+    deaths = len(list(folder.glob("death-*")))
+    if deaths < times:
+        (folder / f"death-{deaths}").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {"square": x * x, "deaths": deaths}
+
+
+def _log(log: str, x: int) -> None:
+    with pathlib.Path(log).open("a", encoding="utf-8") as file:
+        file.write(f"{x}\n")
