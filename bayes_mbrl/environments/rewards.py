@@ -182,8 +182,8 @@ def cartpole_swingup_reward(state: Tensor, action: Tensor, next_state: Tensor) -
     across = torch.add(x, angle.sin(), alpha=swing.LENGTH)
     below = swing.LENGTH + swing.LENGTH * angle.cos()
     squared_distance = torch.addcmul(across.square(), below, below)
-    exponent: Tensor = squared_distance * (-0.5 / swing.REWARD_WIDTH**2) - swing.FORCE_PRICE * force.square()
-    return exponent.exp()
+    nearness = squared_distance / (-2.0 * swing.REWARD_WIDTH * swing.REWARD_WIDTH)
+    return torch.exp(nearness - swing.FORCE_PRICE * force.square())
 
 
 def three_lanes_reward(state: Tensor, action: Tensor, next_state: Tensor) -> Tensor:
