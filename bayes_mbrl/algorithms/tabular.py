@@ -24,16 +24,22 @@ Target = Literal["expected", "sample"]
 class Outcome:
     """What followed a state and an action, as often as it did."""
 
-    count: int
+    count: float
+    """Not a whole number where the model forgets."""
     total_reward: float
     terminated: bool
     """This following state is terminal."""
 
 
 class TabularModel:
-    """p̂(s' | s, a) by relative frequency and r̂(s, a, s') by the mean, of all that was seen."""
+    """p̂(s' | s, a) by relative frequency and r̂(s, a, s') by the mean, of all that was seen.
 
-    def __init__(self) -> None:
+    With `memory` m below 1, what was seen counts m times as much whenever its (s, a) is seen anew: for worlds that
+    change. m = 0 keeps the last outcome only, which is the textbook's model of a deterministic world.
+    """
+
+    def __init__(self, memory: float = 1.0) -> None:
+        self.memory = memory
         self.outcomes: dict[tuple[int, int], dict[int, Outcome]] = {}
         """(s, a) → s' → what is known."""
         self.visited: list[tuple[int, int]] = []
@@ -44,10 +50,19 @@ class TabularModel:
         if (pair := (state, action)) not in self.outcomes:
             self.outcomes[pair] = {}
             self.visited.append(pair)
-        seen = self.outcomes[pair].setdefault(following, Outcome(0, 0.0, terminated))
+        self._forget(pair)
+        seen = self.outcomes[pair].setdefault(following, Outcome(0.0, 0.0, terminated))
         seen.count += 1
         seen.total_reward += reward
         seen.terminated = terminated
+
+    def _forget(self, pair: tuple[int, int]) -> None:
+        if self.memory == 0.0:
+            self.outcomes[pair].clear()
+        elif self.memory < 1.0:
+            for seen in self.outcomes[pair].values():
+                seen.count *= self.memory
+                seen.total_reward *= self.memory
 
     def expected_target(self, state: int, action: int, values: Array, discount: float) -> float:
         """E_{s', r}[r + γ max_a' Q(s', a')] under p̂ and r̂; values [S] are max_a' Q. 0 counts for terminal s'."""
@@ -63,7 +78,7 @@ class TabularModel:
     ) -> float:
         """r̂ + γ max_a' Q(s', a') for one s' ~ p̂(s' | s, a)."""
         outcomes = self.outcomes[state, action]
-        chosen = int(generator.integers(sum(seen.count for seen in outcomes.values())))
+        chosen = generator.random() * sum(seen.count for seen in outcomes.values())
         ends = itertools.accumulate(seen.count for seen in outcomes.values())
         following, seen = next(pair for pair, end in zip(outcomes.items(), ends, strict=True) if chosen < end)
         value = 0.0 if seen.terminated else float(values[following])
@@ -84,14 +99,16 @@ class DynaLearner:
         discount: Annotated[float, Ge(0), Le(1)] = 0.95,
         exploration: Annotated[float, Ge(0), Le(1)] = 0.1,
         target: Target = "expected",
+        memory: Annotated[float, Ge(0), Le(1)] = 1.0,
     ) -> None:
         """`planning_steps` is K of the lecture, `step_size` α, `exploration` ε. target: the lecture's expectation over
-        (s', r), or one sample as in Dyna-Q; with 0 planning steps and "sample" this is Q-learning.
+        (s', r), or one sample as in Dyna-Q; with 0 planning steps and "sample" this is Q-learning. memory: see
+        `TabularModel`.
         """
         self.q: Array = np.zeros((num_states, num_actions))
         self.values: Array = np.zeros(num_states)
         """max_a Q(s, a), kept up to date."""
-        self.model = TabularModel()
+        self.model = TabularModel(memory)
         self.planning_steps = planning_steps
         self.step_size = step_size
         self.discount = discount
@@ -148,11 +165,15 @@ class DynaLearner:
         return {"q": self.q.copy(), "outcomes": np.array(rows, dtype=np.float64).reshape(-1, 6)}
 
     def load(self, tensors: Mapping[str, Array]) -> None:
-        """The inverse of `tensors`."""
+        """The inverse of `tensors`. Raises ValueError for a table of another size."""
+        if (got := tensors["q"].shape) != self.q.shape:
+            raise ValueError(f"need Q of {self.q.shape[0]} states and {self.q.shape[1]} actions, got {got}")
         self.q = np.array(tensors["q"], dtype=np.float64)
         self.values = self.q.max(1)
-        self.model = TabularModel()
-        for state, action, following, count, total_reward, terminated in np.asarray(tensors["outcomes"]):
+        self.model = TabularModel(self.model.memory)
+        for state, action, following, count, total_reward, terminated in tensors["outcomes"].tolist():
             pair = (int(state), int(action))
-            self.model.add(*pair, 0.0, int(following), bool(terminated))
-            self.model.outcomes[pair][int(following)] = Outcome(int(count), float(total_reward), bool(terminated))
+            if pair not in self.model.outcomes:
+                self.model.outcomes[pair] = {}
+                self.model.visited.append(pair)
+            self.model.outcomes[pair][int(following)] = Outcome(count, total_reward, bool(terminated))

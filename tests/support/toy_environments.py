@@ -167,6 +167,55 @@ class Whole(Drift):
         return self.table.copy(), -float(np.abs(self.table).sum()), False, False, {}
 
 
+class Counted(gymnasium.Env[np.int64, np.int64]):
+    """A chain of five cells, numbered from 2: action 4 leads on, 3 stays, 5 leads back, and one in four steps slips to
+    the cell before. The last cell terminates with reward 3; each step before costs 0.25."""
+
+    observation_space = gymnasium.spaces.Discrete(5, start=2)
+    action_space = gymnasium.spaces.Discrete(3, start=3)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        super().reset(seed=seed)
+        self.cell = 0
+        return np.int64(2), {}
+
+    def step(self, action: Any) -> Any:
+        assert self.action_space.contains(action)
+        move = -1 if self.np_random.random() < 0.25 else (0, 1, -1)[int(action) - 3]
+        self.cell = max(self.cell + move, 0)
+        terminated = self.cell == 4
+        return np.int64(2 + self.cell), 3.0 if terminated else -0.25, terminated, False, {}
+
+
+class FaultyCounted(Counted):
+    """Raises at the third step of the episodes in FAULTS."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        global _num_resets
+        self.fault = FAULTS.get(_num_resets)
+        self.num_steps = 0
+        _num_resets += 1
+        return super().reset(seed=seed)
+
+    def step(self, action: Any) -> Any:
+        self.num_steps += 1
+        if self.num_steps == 3 and self.fault is not None:
+            raise RuntimeError("the simulator is unstable")
+        return super().step(action)
+
+
+class CountedManyChoices(Counted):
+    """Countable states and two choices at once."""
+
+    action_space = gymnasium.spaces.MultiDiscrete([3, 2])  # type: ignore[assignment]
+
+
+class CountedForces(Counted):
+    """Countable states and a force."""
+
+    action_space = gymnasium.spaces.Box(-1.0, 2.0, (1,), np.float32)  # type: ignore[assignment]
+
+
 class BinaryActions(Drift):
     """Not supported."""
 
@@ -188,6 +237,6 @@ class UnboundedActions(Drift):
 for _kind, _max_steps in (
     (Drift, 6), (Slow, 400), (Short, 6), (Single, 6), (Faulty, 6), (NotANumber, 6), (Exploding, None),
     (ExplodingUpwards, None), (Choices, 6), (ManyChoices, 6), (Whole, 6), (BinaryActions, 6), (DictObservations, 6),
-    (UnboundedActions, 6),
+    (UnboundedActions, 6), (Counted, 12), (FaultyCounted, 12), (CountedManyChoices, 12), (CountedForces, 12),
 ):  # fmt: skip
     gymnasium.register(f"{_kind.__name__}-v0", f"{__name__}:{_kind.__name__}", max_episode_steps=_max_steps)
