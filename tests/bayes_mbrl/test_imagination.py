@@ -14,7 +14,9 @@ from bayes_mbrl.environments.adapter import Environment
 from bayes_mbrl.environments.known_truth import KNOWN_STEPS
 from bayes_mbrl.environments.specs import ENVIRONMENTS
 from bayes_mbrl.imagination import World, branch, imagine_policy, returns_of
+from bayes_mbrl.inference.base import Theta
 from bayes_mbrl.inference.draws import DrawsPosterior
+from bayes_mbrl.planners.propagation import ts_1, ts_infinity
 from bayes_mbrl.policies import Policy, make_policy
 
 
@@ -204,3 +206,50 @@ def test_branches_are_short_rollouts_that_end_where_they_end(num_theta: int, gen
     assert not batch.action.requires_grad
     with pytest.raises(ValueError, match=r"need length >= 1, got 0"):
         branch(world, policy, starts, length=0, generator=generator)
+
+
+class Shifts(KnownDynamics):
+    """s' = s + θ_k: which θ a particle met in a step can be read off its path."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda s, a: s, noise_std=torch.zeros(1, dtype=torch.float64))
+
+    def sample(self, theta: Theta, states: Tensor, actions: Tensor, noise: Tensor, **_: Any) -> Tensor:
+        return states + theta["shift"][:, None, None]
+
+
+def test_under_ts1_a_particle_meets_another_theta_in_each_step_and_keeps_its_path(generator: torch.Generator) -> None:
+    num_theta, num_starts, horizon = 4, 300, 5
+    shifts = 10.0 ** torch.arange(num_theta, dtype=torch.float64)
+    world = World(DrawsPosterior({"shift": shifts}), Shifts(), lambda s, a, n: n[..., 0] - s[..., 0], None)
+    world = dataclasses.replace(world, num_theta=num_theta, propagation=ts_1)
+    policy = LinearPolicy(torch.full((1, 1), 0.25, dtype=torch.float64))
+    starts = 1e-3 * torch.arange(num_theta * num_starts, dtype=torch.float64).view(num_theta, num_starts, 1)
+    randomness = world.draw(horizon, starts, 1, generator=generator)
+    assert randomness.propagation_noise is not None
+    assert randomness.propagation_noise.shape == (horizon, num_theta, num_starts, 1)
+    arguments = {**randomness._asdict(), "theta": {"shift": shifts}}
+    imagined = imagine_policy(world, policy, starts, **arguments)
+    steps = (imagined.states[1:] - imagined.states[:-1])[..., 0]
+    assert torch.equal(imagined.states[0], starts)
+    torch.testing.assert_close(imagined.rewards, steps, atol=1e-9, rtol=0)
+    torch.testing.assert_close(imagined.actions, 0.25 * imagined.states[:-1])
+    met = steps.log10().round().long()
+    torch.testing.assert_close(steps, shifts[met], atol=1e-9, rtol=0)
+    assert torch.equal(met.sort(dim=1).values, torch.arange(num_theta).view(1, -1, 1).expand_as(met))  # none twice
+    counts = torch.bincount((met + num_theta * torch.arange(num_theta).view(1, -1, 1)).flatten())
+    expected = horizon * num_starts / num_theta
+    assert bool(((counts - expected).abs() < 5 * (expected * (1 - 1 / num_theta)) ** 0.5).all())
+    stays = imagine_policy(dataclasses.replace(world, propagation=ts_infinity), policy, starts, **arguments)
+    torch.testing.assert_close((stays.states[-1] - starts)[..., 0], (horizon * shifts)[:, None].expand(-1, num_starts))
+
+
+def test_with_one_theta_ts1_is_ts_infinity(generator: torch.Generator) -> None:
+    world = dataclasses.replace(network_world(generator), num_theta=1, propagation=ts_1)
+    bound = torch.ones(2, dtype=torch.float64)
+    policy = make_policy("tanh-gaussian", 3, -bound, bound, hidden=(6,), generator=generator).double()
+    starts = torch.randn(1, 9, 3, dtype=torch.float64, generator=generator)
+    randomness = world.draw(4, starts, 2, generator=generator)
+    one = imagine_policy(world, policy, starts, **randomness._asdict())
+    other = imagine_policy(dataclasses.replace(world, propagation=ts_infinity), policy, starts, **randomness._asdict())
+    assert all(map(torch.equal, one, other))
