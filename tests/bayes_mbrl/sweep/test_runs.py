@@ -39,9 +39,10 @@ def test_a_run_that_was_killed_goes_on_and_gives_the_same_numbers(
         calls += 1
         original(*arguments)  # type: ignore[arg-type]
 
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         patch.setattr(experiment, "save_checkpoint", killed)
-        do(task, tmp_path)
+        with pytest.raises(Killed):
+            do(task, tmp_path)
     result = do(task, tmp_path).result
     assert result is not None
     assert whole.transitions is not None
