@@ -1,4 +1,4 @@
-"""A planner that does not search, to see what an agent makes of a planner."""
+"""A planner that does not search, to see what an agent makes of a planner; runs without pictures."""
 
 import dataclasses
 from collections.abc import Callable
@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from bayes_mbrl import artefacts
 from bayes_mbrl.algorithms.mpc import MPCAgent
 from bayes_mbrl.dynamics.known import KnownDynamics, Nothing
 from bayes_mbrl.environments.known_truth import KNOWN_STEPS
@@ -82,3 +83,12 @@ def oracle() -> Callable[..., MPCAgent]:
         )
 
     return agent
+
+
+@pytest.fixture
+def no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves out the pictures and the ArviZ file."""
+    for name in ("run_figure", "curve_figure"):
+        monkeypatch.setattr(artefacts, name, lambda *_, **__: None)
+    for name in ("save_figure", "save_tree"):
+        monkeypatch.setattr(artefacts, name, lambda _, path: path.write_bytes(b""))

@@ -41,15 +41,6 @@ FAULTY = {"dyna": "toy_environments:FaultyCounted-v0"}
 names = pytest.mark.parametrize("name", TINY)
 
 
-@pytest.fixture
-def no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leaves out the pictures and the ArviZ file."""
-    for name in ("run_figure", "curve_figure"):
-        monkeypatch.setattr(artefacts, name, lambda *_, **__: None)
-    for name in ("save_figure", "save_tree"):
-        monkeypatch.setattr(artefacts, name, lambda _, path: path.write_bytes(b""))
-
-
 def _task(name: str) -> str:
     return TASKS.get(name, DRIFT)
 

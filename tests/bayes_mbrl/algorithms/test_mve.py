@@ -1,12 +1,18 @@
 """Value expansion: targets by hand in a known world, H = 0 bit-equal to the plain actor-critic, ends and divergence."""
 
+import pathlib
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
+from toy_runs import configure, numbers, saved, start
 
 from bayes_mbrl.algorithms.actor_critic import Regression, SoftActorCritic, one_step
-from bayes_mbrl.algorithms.mve import ValueExpansion
+from bayes_mbrl.algorithms.mve import MVE, ValueExpansion
+from bayes_mbrl.algorithms.sac import SAC
 from bayes_mbrl.dynamics.known import KnownDynamics, Nothing
+from bayes_mbrl.errors import UserError
 from bayes_mbrl.imagination import World, gathered, spread_over_theta
 from bayes_mbrl.replay import Batch
 
@@ -117,3 +123,39 @@ def test_an_expansion_is_any_function(batch: Batch) -> None:
         sac.update(batch, generator=torch.Generator().manual_seed(0), expand=constant)
     values = sac.critics(batch.state, batch.action).detach()
     torch.testing.assert_close(values, torch.full_like(values, 5.0), atol=0.2, rtol=0)
+
+
+@pytest.mark.usefixtures("no_picture")
+def test_a_run_without_a_horizon_is_one_of_soft_actor_critic_bit_for_bit(tmp_path: pathlib.Path) -> None:
+    """The model is fitted beside it, and neither its random numbers nor anything else of it is seen by the critics."""
+    settings = (
+        "algorithm.hidden=[8]", "algorithm.batch_size=8", "algorithm.updates_per_step=2", "num_base_steps=1",
+        "num_episodes=3", "num_evaluation_episodes=2",
+    )  # fmt: skip
+    env = "toy_environments:Drift-v0"
+    start(tmp_path / "sac", env, "algorithm=sac", *settings)
+    start(tmp_path / "plain", env, "algorithm=mve", "algorithm.horizon=0", "algorithm.refit_every=7", *settings)
+    start(tmp_path / "mve", env, "algorithm=mve", "algorithm.horizon=2", "algorithm.refit_every=7", *settings)
+    assert saved(tmp_path / "plain").posterior is not None
+    sac, plain, mve = (numbers(tmp_path / name) for name in ("sac", "plain", "mve"))
+    for part in ("learned", "transitions", "evaluation", "evaluation episodes"):
+        assert plain[part] == sac[part], part
+        assert plain[part] != mve[part], part
+    assert plain["checkpoint"]["learned"] == sac["checkpoint"]["learned"]
+
+
+def test_before_there_is_a_world_nothing_is_expanded(batch: Batch) -> None:
+    assert MVE(horizon=3).expansion(None) is None
+    assert SAC().expansion(world()) is None
+    expansion = MVE(horizon=2).expansion(world())
+    assert expansion is not None
+    sac = learner()
+    assert len(expansion(sac, batch, torch.Generator().manual_seed(0)).target) == 3 * 7 - 2  # one of 7 is terminal
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"), [("horizon=-1", "greater than or equal to 0"), ("horizon=1.5", "integer")]
+)
+def test_a_horizon_that_cannot_be_is_refused(setting: str, message: Any) -> None:
+    with pytest.raises(UserError, match=f"algorithm.horizon .*{message}"):
+        configure("toy_environments:Drift-v0", "algorithm=mve", f"algorithm.{setting}")
