@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 from toy_runs import configure
 
-from bayes_mbrl.algorithms.dyna_style import DynaStyleLearner, Imagining
+from bayes_mbrl.algorithms.dyna_style import DynaStyle, DynaStyleLearner, Imagining
 from bayes_mbrl.algorithms.gradient_learner import GradientLearner
+from bayes_mbrl.algorithms.learner import Task
 from bayes_mbrl.algorithms.mba import MBA
 from bayes_mbrl.algorithms.mbpo import MBPO
+from bayes_mbrl.algorithms.mve import MVE
 from bayes_mbrl.build import Builder
 from bayes_mbrl.data import Transitions
 from bayes_mbrl.dynamics.known import KnownDynamics, Nothing
@@ -193,6 +195,59 @@ def test_choices_are_refused(name: str, env: str, message: str) -> None:
 def test_a_propagation_of_many_particles_is_refused(name: str) -> None:
     with Environment(DRIFT) as environment, pytest.raises(UserError, match=r"ts-infinity or ts-1, got moment-matching"):
         Builder(configure(DRIFT, f"algorithm={name}", "propagation=moment-matching"), environment)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "settings",
+    [
+        MBPO(
+            updates_per_step=15,
+            batch_size=64,
+            hidden=(32, 32),
+            learning_rate=3e-3,
+            discount=0.5,
+            target_rate=0.05,
+            real_ratio=0.0,
+        ),
+        MVE(
+            updates_per_step=15,
+            batch_size=64,
+            hidden=(32, 32),
+            learning_rate=3e-3,
+            discount=0.5,
+            target_rate=0.05,
+            horizon=2,
+        ),
+        MBA(
+            updates_per_step=15,
+            batch_size=64,
+            hidden=(32, 32),
+            learning_rate=3e-3,
+            discount=0.5,
+            target_rate=0.05,
+            real_ratio=0.0,
+        ),
+    ],
+    ids=lambda settings: type(settings).__name__,
+)
+def test_each_finds_the_best_action_in_a_known_world(settings: DynaStyle, generator: torch.Generator) -> None:
+    """s' = s + a, r = −5 s'²: the best action is −s. MBPO and MBA learn from imagined transitions alone."""
+    dynamics = KnownDynamics(lambda s, a: s + a, noise_std=torch.zeros(1))
+    there = World(Nothing(), dynamics, lambda s, a, n: -5 * n[..., 0].square(), None, num_theta=2)
+    task = Task("Line", 1, torch.tensor([-1.0]), torch.tensor([1.0]))
+    learner = settings.learner(task, generator=generator)
+    for _ in range(30):
+        state = 2 * torch.rand(1, 1, generator=generator) - 1
+        action = 2 * torch.rand(1, 1, generator=generator) - 1
+        following = state + action
+        reward = -5 * following[:, 0].square()
+        row = Transitions(state, action, reward, following, torch.tensor([False]), torch.zeros(1, dtype=torch.long))
+        learner.after_step(row, there, generator=generator)
+    states = torch.linspace(-0.8, 0.8, 33)[:, None]
+    agent = learner.agent(explore=False)
+    actions = torch.stack([agent.act(state, None, generator=generator)[0] for state in states])
+    assert float((actions + states).abs().mean()) < 0.17  # 0.41 if it never acts
 
 
 def test_both_instances_have_the_settings_of_the_recipe() -> None:
