@@ -23,6 +23,9 @@ LAYERS = (
     ("artefacts", "learning", "loaded_run", "refits"),
     ("experiment", "offline", "sections"),
     ("diagnosing", "reporting", "sweep"),
+    ("study",),
+    ("studies",),
+    ("studying",),
     ("cli",),
 )
 """The trunk from the bottom to the top; a module or a package imports from lines above its own only."""

@@ -1,0 +1,80 @@
+"""A study from the first task to the page; and what holds for every study there is."""
+
+import json
+import pathlib
+import types
+
+import pytest
+import toy_studies
+
+from bayes_mbrl import studying
+from bayes_mbrl.errors import UserError
+from bayes_mbrl.registry import load_attribute
+from bayes_mbrl.studying import find_study, run_study, study_names
+from bayes_mbrl.sweep import engine
+from bayes_mbrl.sweep.task import do
+
+
+@pytest.fixture
+def toy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`find_study` finds the toy study, whose tasks are done in this process."""
+    monkeypatch.setattr(studying, "find_study", lambda name: toy_studies.STUDY)
+
+    def here(tasks, root, *, num_workers, told, warn):  # type: ignore[no-untyped-def]
+        for task in tasks:
+            told(do(task, root))
+
+    monkeypatch.setattr(engine, "do_in_processes", here)
+
+
+@pytest.mark.usefixtures("toy")
+def test_a_study_is_judged_by_its_numbers_and_leaves_them(tmp_path: pathlib.Path) -> None:
+    finding = run_study("toy", tmp_path, quick=True)
+    assert (finding.verdict, finding.num_seeds, finding.errors) == ("supported", 3, [])
+    found = json.loads((tmp_path / "finding.json").read_text())
+    assert found["verdict"] == "supported"
+    assert found["contrasts"][0]["values"] == [10.0, 11.0, 12.0]
+    assert (tmp_path / "figure.png").stat().st_size > 10_000
+    page = (tmp_path / "study.html").read_text()
+    for text in ("A toy is large.", "supported, by 3 seeds", "large minus small"):
+        assert text in page
+    assert toy_studies.num_measured(tmp_path) == 6
+    run_study("toy", tmp_path, quick=True)
+    assert toy_studies.num_measured(tmp_path) == 6, "what is done is not done again"
+
+
+@pytest.mark.usefixtures("toy")
+def test_a_failing_arm_is_told_and_its_seed_left_out(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(toy_studies, "FAILING", {("large", 1001)})
+    finding = run_study("toy", tmp_path, quick=True)
+    assert finding.num_seeds == 2
+    assert finding.errors == ["toy, large, seed 1001: RuntimeError: no luck"]
+    assert "no luck" in (tmp_path / "study.html").read_text()
+    monkeypatch.setattr(toy_studies, "FAILING", set())
+    assert run_study("toy", tmp_path, quick=True).num_seeds == 3
+    assert toy_studies.num_measured(tmp_path) == 6
+
+
+@pytest.mark.usefixtures("toy")
+def test_one_seed_is_no_study(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(UserError, match="1 seeds have all arms, and a claim is judged by 2 or more"):
+        run_study("toy", tmp_path, quick=True, num_seeds=1)
+
+
+def test_an_unknown_study() -> None:
+    with pytest.raises(UserError, match=r"unknown study 'output-entropie'; did you mean output-entropy\? known: "):
+        find_study("output-entropie")
+
+
+@pytest.mark.parametrize("name", study_names())
+def test_every_study_says_what_it_does(name: str) -> None:
+    study = find_study(name)
+    assert len(study.arms) >= 1
+    assert "“" in study.claim, "the lecture's words"
+    assert study.claim.endswith(".")
+    assert isinstance(load_attribute(study.measure), types.FunctionType)
+    assert 0 < study.minutes[0] <= 6, "--quick has to end within 3 minutes on two processors"
+    assert study.minutes[0] <= study.minutes[1]
+    assert 2 <= study.num_seeds[0] <= study.num_seeds[1]
+    keys = [task.key for task in study.tasks(name, quick=True)]
+    assert len(set(keys)) == len(keys)
