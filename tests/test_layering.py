@@ -23,7 +23,7 @@ LAYERS = (
     ("artefacts", "learning", "loaded_run", "refits"),
     ("experiment", "offline", "sections"),
     ("diagnosing", "reporting", "sweep"),
-    ("study",),
+    ("comparing", "study"),
     ("studies",),
     ("studying",),
     ("cli",),
