@@ -101,6 +101,6 @@ def test_where_everything_failed_there_is_no_page(tmp_path: pathlib.Path, monkey
             told(Outcome(task, error="no luck"))
 
     monkeypatch.setattr(comparing, "do_all", failing)
-    with pytest.raises(UserError, match="every run failed:\nno luck$"):
+    with pytest.raises(UserError, match=r"every run failed:\nno luck$"):
         compare({"posterior": ["point", "nuts"]}, [], tmp_path, seeds=(0,))
     assert not (tmp_path / "runs.csv").exists()
