@@ -53,17 +53,18 @@ class Replay:
 
     def add(self, batch: Batch) -> None:
         """Append rows, over the oldest ones where there is no room."""
+        num_added = self._num_added + len(batch.reward)
         batch = Batch(*(column[-self.capacity :] for column in batch))
         if self._columns is None:
             self._columns = Batch(*(column.new_empty(0, *column.shape[1:]) for column in batch))
-        places = (self._num_added + torch.arange(len(batch.reward))) % self.capacity
-        needed = min(self._num_added + len(places), self.capacity)
+        places = torch.arange(num_added - len(batch.reward), num_added) % self.capacity
+        needed = min(num_added, self.capacity)
         if needed > len(self._columns.reward):  # room for twice as many, so that growing costs little in all
             room = min(2 * needed, self.capacity)
             self._columns = Batch(*(torch.cat([c, c.new_empty(room - len(c), *c.shape[1:])]) for c in self._columns))
         for column, rows in zip(self._columns, batch, strict=True):
             column[places] = rows
-        self._num_added += len(places)
+        self._num_added = num_added
 
     def sample(self, n: int, *, generator: torch.Generator) -> Batch:
         """n rows. Raises ValueError while it is empty."""
