@@ -11,7 +11,7 @@ from bayes_mbrl.algorithms.hallucinated import hallucinating
 from bayes_mbrl.algorithms.ilqr import check_slope
 from bayes_mbrl.algorithms.information_gain import InformationSeekingAgent
 from bayes_mbrl.algorithms.learner import Learner, LearningAlgorithm, Task
-from bayes_mbrl.algorithms.mpc import MPC, MPCAgent
+from bayes_mbrl.algorithms.mpc import MPC, MPCAgent, PlanningAlgorithm
 from bayes_mbrl.algorithms.thompson import ThompsonAgent
 from bayes_mbrl.config import Config
 from bayes_mbrl.data import Transitions
@@ -99,7 +99,7 @@ class Builder:
         return self.config.recalibration.build()  # type: ignore[no-any-return]
 
     @property
-    def algorithm(self) -> MPC | LearningAlgorithm:
+    def algorithm(self) -> PlanningAlgorithm | LearningAlgorithm:
         """Settings of the algorithm."""
         return self.config.algorithm.build()  # type: ignore[no-any-return]
 
@@ -127,7 +127,8 @@ class Builder:
     @property
     def _planning(self) -> MPC:
         """Settings of planning; of a learner's run those of a planner that would act by the same posterior."""
-        return self.algorithm if isinstance(self.algorithm, MPC) else MPC()
+        algorithm = self.algorithm
+        return algorithm.as_mpc(self.planner().horizon) if isinstance(algorithm, PlanningAlgorithm) else MPC()
 
     def learner(self) -> Learner | None:
         """What the algorithm learns beside p(θ | D), at its start; None where it plans.
@@ -135,7 +136,7 @@ class Builder:
         Raises UserError where it cannot serve the environment.
         """
         algorithm, environment = self.algorithm, self.environment
-        if isinstance(algorithm, MPC):
+        if isinstance(algorithm, PlanningAlgorithm):
             return None
         task = Task(
             environment.spec.name,

@@ -27,7 +27,7 @@ from bayes_mbrl.environments.recorded import is_stand_in
 from bayes_mbrl.environments.registration import find_spec
 from bayes_mbrl.errors import UserError
 from bayes_mbrl.inference.base import parameter_shapes
-from bayes_mbrl.learning import Learning, fitted, lacks_posterior, trained_agent
+from bayes_mbrl.learning import Learning, fitted, is_behind, lacks_posterior, trained_agent
 from bayes_mbrl.progress import Observer
 from bayes_mbrl.registry import posterior_kinds
 from bayes_mbrl.run_folder import MetricsLog, load_run, replace_config
@@ -150,7 +150,7 @@ def _run(config: Config, folder: pathlib.Path, state: RunState, observer: Observ
             if state.faults_in_a_row == 0:
                 log.write(state.metrics[-1])
                 observer.episode(state.metrics[-1])
-        if state.posterior is None and builder.learns_model:  # all data were the base policy's
+        if is_behind(builder, state):
             state = _catch_up(builder, state, folder, observer)
         episodes = evaluate(builder, trained_agent(builder, state), observer)
         paths = artefacts.write(folder, builder, state, episodes)

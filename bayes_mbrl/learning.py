@@ -35,6 +35,14 @@ def is_base_policys(builder: Builder, state: RunState) -> bool:
     return builder.algorithm.base_data_only or num_steps < builder.config.num_base_steps
 
 
+def is_behind(builder: Builder, state: RunState) -> bool:
+    """Whether a run that ends here has a fit to do: its data are the base policy's, and not all were learned from."""
+    if not builder.learns_model or state.transitions is None:
+        return False
+    unfitted = state.posterior is None or state.num_fitted < len(state.transitions)
+    return unfitted and is_base_policys(builder, state)
+
+
 def lacks_posterior(builder: Builder, state: RunState) -> bool:
     """Whether there are data to act by a posterior, and none was learned from them: its fit had failed."""
     there = state.transitions is not None and state.posterior is None and builder.learns_model
@@ -140,7 +148,9 @@ class Learning:
             return
         self._observer.phase("fitting", None)
         generator = generator_for(seed, "inference", len(transitions))
-        posterior, info = self._builder.fit(transitions, self.state.posterior, generator=generator)
+        # An earlier end of the run, with fewer data of the base policy, leaves no trace in the fit to all of them.
+        previous = None if self.by_base_policy else self.state.posterior
+        posterior, info = self._builder.fit(transitions, previous, generator=generator)
         self._loss = info.final_loss
         self.state = dataclasses.replace(
             self.state,

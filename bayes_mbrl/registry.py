@@ -113,6 +113,14 @@ ALGORITHMS = Table(
         "pets": "mpc",
     },
     rows={
+        "open-loop-once": Row(
+            "v0.5: fit p(θ|D) once, to data of the base policy, and execute whole plans without looking",
+            "bayes_mbrl.algorithms.open_loop:OpenLoopOnce",
+        ),
+        "open-loop": Row(
+            "v1.0: execute whole plans without looking, refit after each episode",
+            "bayes_mbrl.algorithms.open_loop:OpenLoop",
+        ),
         "mpc": Row(
             "v1.5 with p(θ|D): plan by imagined rollouts, act by the plan's first action, refit as data come in",
             "bayes_mbrl.algorithms.mpc:MPC",

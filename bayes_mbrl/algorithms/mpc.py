@@ -12,6 +12,7 @@ Source: lecture, "model-based reinforcement learning version 1.5" and "How to pl
 
 import dataclasses
 import functools
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -180,11 +181,21 @@ def _check_per_state(what: str, function: RewardFunction | TerminationFunction, 
 
 
 @dataclasses.dataclass(frozen=True)
-class MPC:
-    """Settings of the algorithm."""
+class PlanningAlgorithm(ABC):
+    """Settings of an algorithm that acts by planning."""
 
     base_data_only: ClassVar[bool] = False
     """Whether the base policy collects all data."""
+
+    @abstractmethod
+    def as_mpc(self, horizon: int) -> "MPC":
+        """Its planning with plans of so many steps, as model predictive control."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MPC(PlanningAlgorithm):
+    """Settings of the algorithm."""
+
     refit_every: Annotated[int, Gt(0)] | None = None
     """Environment steps between two fits of the posterior; None: after each episode."""
     replan_every: Annotated[int, Gt(0)] = 1
@@ -198,3 +209,7 @@ class MPC:
     """Of exploration=information-gain: what a nat about θ is worth, in units of the return."""
     optimism: Annotated[float, Ge(0)] = 1.0
     """Of exploration=hallucinated: how many epistemic standard deviations luck may reach (β)."""
+
+    def as_mpc(self, horizon: int) -> "MPC":
+        """See `PlanningAlgorithm.as_mpc`."""
+        return self

@@ -193,7 +193,8 @@ def three_lanes_reward(state: Tensor, action: Tensor, next_state: Tensor) -> Ten
 
 def obstacles_reward(state: Tensor, action: Tensor, next_state: Tensor) -> Tensor:
     """Minus the distance to the goal after the move. State (x, y, goal x, goal y)."""
-    return torch.linalg.vector_norm(next_state[..., :2] - next_state[..., 2:4], dim=-1).neg()
+    distance: Tensor = torch.linalg.vector_norm(next_state[..., :2] - next_state[..., 2:4], dim=-1)
+    return distance.neg()
 
 
 def obstacles_termination(state: Tensor, action: Tensor, next_state: Tensor) -> Tensor:

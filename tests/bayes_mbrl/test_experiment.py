@@ -539,7 +539,8 @@ def test_every_choice_does_a_run(tmp_path: pathlib.Path, section: str, name: str
     state = start(tmp_path / "run", env, "num_episodes=2", f"{section}={name}", *more)
     assert state.posterior is not None
     assert math.isfinite(state.metrics[-1]["return"])
-    assert math.isfinite(state.metrics[-1]["held_out_log_likelihood"])
+    if state.metrics[-1]["phase"] != "base policy":  # version 0.5 has learned nothing before its last episode
+        assert math.isfinite(state.metrics[-1]["held_out_log_likelihood"])
     assert state_numbers(saved(tmp_path / "run")) == state_numbers(state)
 
 
