@@ -131,7 +131,7 @@ def _write(partial: pathlib.Path, state: RunState) -> None:
     }
     content = {"files": files, "state": rest}
     document = {"format": FORMAT, "sha256": _sum(_canonical(content)), "content": content}
-    write_text(partial / _STATE, json.dumps(document, indent=1))
+    write_text(partial / _STATE, json.dumps(document))  # an indent is written in Python, far slower
 
 
 def _latest(root: pathlib.Path) -> str | None:

@@ -312,9 +312,10 @@ def _kinds(what: str | None) -> list[str]:
 def _summaries(kind: str) -> Mapping[str, str]:
     """Name → line, for all choices of a kind."""
     if kind == "environments":
+        from bayes_mbrl.environments.counted import COUNTED
         from bayes_mbrl.environments.specs import ENVIRONMENTS
 
-        return {name: spec.summary for name, spec in ENVIRONMENTS.items()}
+        return {name: spec.summary for name, spec in {**ENVIRONMENTS, **COUNTED}.items()}
     from bayes_mbrl.registry import SECTIONS
 
     return {name: row.summary for name, row in SECTIONS[_SECTIONS[kind]].rows.items()}

@@ -43,13 +43,22 @@ _MOVES = ((-1, 0), (1, 0), (0, -1), (0, 1))
 
 
 class Maze(gymnasium.Env[np.int64, np.int64]):
-    """A maze, or a sequence of mazes that replace each other every `change_after` steps of the environment's life."""
+    """A maze, or a sequence of mazes that replace each other every `change_after` steps of an episode.
+
+    In a `continuing` one the goal does not terminate: whoever comes there is rewarded and stands at S again.
+    """
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 (declared so by gymnasium.Env)
 
-    def __init__(self, mazes: tuple[tuple[str, ...], ...] = (DYNA_MAZE,), change_after: int | None = None) -> None:
+    def __init__(
+        self,
+        mazes: tuple[tuple[str, ...], ...] = (DYNA_MAZE,),
+        change_after: int | None = None,
+        continuing: bool = False,
+    ) -> None:
         self._grids = [np.array([list(row) for row in maze]) for maze in mazes]
         self._change_after = change_after
+        self._continuing = continuing
         self._num_steps = 0
         rows, columns = self._grids[0].shape
         self.observation_space = gymnasium.spaces.Discrete(rows * columns)
@@ -67,8 +76,8 @@ class Maze(gymnasium.Env[np.int64, np.int64]):
     ) -> tuple[np.int64, dict[str, Any]]:
         """Start at S."""
         super().reset(seed=seed)
-        row, column = np.argwhere(self.grid == "S")[0]
-        self._position = (int(row), int(column))
+        self._num_steps = 0
+        self._position = self._start()
         return self._observation(), {}
 
     def step(self, action: np.int64) -> tuple[np.int64, float, bool, bool, dict[str, Any]]:
@@ -79,7 +88,13 @@ class Maze(gymnasium.Env[np.int64, np.int64]):
         if 0 <= row < grid.shape[0] and 0 <= column < grid.shape[1] and grid[row, column] != "#":
             self._position = (row, column)
         at_goal = bool(grid[self._position] == "G")
-        return self._observation(), float(at_goal), at_goal, False, {}
+        if at_goal and self._continuing:
+            self._position = self._start()
+        return self._observation(), float(at_goal), at_goal and not self._continuing, False, {}
+
+    def _start(self) -> tuple[int, int]:
+        row, column = np.argwhere(self.grid == "S")[0]
+        return int(row), int(column)
 
     def _observation(self) -> np.int64:
         return np.int64(self._position[0] * self.grid.shape[1] + self._position[1])

@@ -11,6 +11,7 @@ from typing import Any
 import gymnasium
 
 from bayes_mbrl.environments.base import EnvironmentSpec, short_name
+from bayes_mbrl.environments.counted import COUNTED
 from bayes_mbrl.environments.recorded import is_stand_in, make_stand_in
 from bayes_mbrl.environments.specs import ENVIRONMENTS, OWN_NAMESPACE
 from bayes_mbrl.errors import UserError
@@ -19,6 +20,8 @@ MUJOCO_PACKAGES = ("mujoco", "imageio")
 """What Gymnasium imports for any MuJoCo environment."""
 DEFAULT_HORIZON = 20
 """Of most planners: where episodes are shorter, they are planned to their end."""
+
+_KNOWN = {**ENVIRONMENTS, **COUNTED}
 
 _registered: dict[str, EnvironmentSpec] = {}
 """By the id that Gymnasium has."""
@@ -42,7 +45,7 @@ def register_environment(spec: EnvironmentSpec, *, replace: bool = False) -> Non
         raise UserError(
             f"Gymnasium does not know {known_id!r}{did_you_mean}: call gymnasium.register before register_environment"
         )
-    if known_id in {known.id for known in ENVIRONMENTS.values()}:
+    if known_id in {known.id for known in _KNOWN.values()}:
         raise UserError(
             f"{known_id} is known already: for another reward or other features, register the environment under an id "
             "of your own with gymnasium.register"
@@ -64,7 +67,7 @@ def find_spec(name: str) -> EnvironmentSpec:
 
     Raises UserError when there is none of this name, its module cannot be imported, or MuJoCo is missing.
     """
-    for known in ENVIRONMENTS.values():
+    for known in _KNOWN.values():
         if name in (known.name, known.id):
             _need_mujoco(known.id)
             return known
@@ -138,10 +141,10 @@ def _need_mujoco(registered: str) -> None:
 
 
 def _unknown(name: str, registered: str) -> str:
-    nearest = _nearest(registered, [*ENVIRONMENTS, *gymnasium.registry])
+    nearest = _nearest(registered, [*_KNOWN, *gymnasium.registry])
     did_you_mean = f"; nearest are {', '.join(nearest)}" if nearest else ""
     return (
-        f"unknown environment {name!r}{did_you_mean}. Known here: {', '.join(ENVIRONMENTS)}; any other id that "
+        f"unknown environment {name!r}{did_you_mean}. Known here: {', '.join(_KNOWN)}; any other id that "
         "Gymnasium knows works too, and 'module:EnvId' imports the module first"
     )
 
