@@ -145,6 +145,7 @@ class Builder:
             environment.high,
             environment.choices,
             environment.num_states,
+            environment.spec.features,
         )
         try:
             return algorithm.learner(task, generator=generator_for(self.config.seed, "initial"))

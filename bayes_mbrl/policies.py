@@ -9,7 +9,7 @@ Applications (2018), appendix C (squashing); RBF: Deisenroth & Rasmussen, PILCO 
 import itertools
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -112,13 +112,57 @@ class RBFPolicy(Policy):
     def __init__(self, state_dim: int, low: Tensor, high: Tensor, num_units: int = 50) -> None:
         super().__init__(low, high)
         self.centres = nn.Parameter(torch.randn(num_units, state_dim))
-        self.log_scales = nn.Parameter(torch.zeros(state_dim))
+        # Of two points of a standard normal the squared distance is about twice their number of coordinates.
+        self.log_scales = nn.Parameter(torch.full((state_dim,), 0.5 * math.log(state_dim)))
         self.weights = nn.Parameter(0.1 * torch.randn(num_units, len(low)))
 
     def unsquashed(self, states: Tensor) -> tuple[Tensor, None]:
         """See `Policy.unsquashed`."""
         scaled = (states.unsqueeze(-2) - self.centres) / self.log_scales.exp()
         return torch.exp(-0.5 * scaled.square().sum(-1)) @ self.weights, None
+
+
+class StandardisedPolicy(Policy):
+    """A policy of a state's features φ(s) and, once `standardise` was called, of these standardised.
+
+    Otherwise a position in thousands would saturate tanh, and radial functions would lie where no state is.
+    """
+
+    mean: Tensor
+    std: Tensor
+    num_seen: Tensor
+
+    def __init__(self, inner: Policy, num_features: int, features: Callable[[Tensor], Tensor] | None = None) -> None:
+        """`inner` acts by inputs [..., F]; features [..., S] → [..., F], None: the state itself."""
+        super().__init__(inner.centre, inner.centre)
+        self.centre, self.half_range = inner.centre, inner.half_range
+        self.inner = inner
+        self._features = features or _identity
+        self.register_buffer("mean", torch.zeros(num_features))
+        self.register_buffer("std", torch.ones(num_features))
+        self.register_buffer("num_seen", torch.tensor(0))
+
+    def inputs(self, states: Tensor) -> Tensor:
+        """(φ(s) − mean) / std: [..., S] → [..., F]."""
+        standardised: Tensor = (self._features(states) - self.mean) / self.std
+        return standardised
+
+    def unsquashed(self, states: Tensor) -> tuple[Tensor, Tensor | None]:
+        """See `Policy.unsquashed`."""
+        return self.inner.unsquashed(self.inputs(states))
+
+    @torch.no_grad()
+    def standardise(self, states: Tensor) -> None:
+        """From now on by mean and std over states [N, S]; a feature that does not vary among them keeps its unit."""
+        seen = self._features(states)
+        std = seen.std(0, correction=0)
+        self.mean.copy_(seen.mean(0))
+        self.std.copy_(torch.where(std > 1e-6 * seen.abs().amax(0), std, 1.0))
+        self.num_seen.fill_(len(states))
+
+
+def _identity(states: Tensor) -> Tensor:
+    return states
 
 
 def make_policy(

@@ -97,19 +97,24 @@ class MetricsLog:
 
 
 def _named(config: Config) -> pathlib.Path:
-    """`runs/<time>-<environment>-<posterior>`, with a counter when that is taken."""
+    """`runs/<time>-<environment>-<method>`, see `Config.method`, with a counter when that is taken."""
     environment = re.sub(r"[^A-Za-z0-9._-]+", "-", config.env.rpartition("/")[2]).strip("-.")[:60]
-    stem = f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{environment}-{config.posterior.name}"
+    stem = "-".join((f"{datetime.datetime.now():%Y%m%d-%H%M%S}", environment, *config.method))
     names = itertools.chain([stem], (f"{stem}-{count}" for count in itertools.count(2)))
     return next(RUNS / name for name in names if not (RUNS / name).exists())
 
 
 def _line(metrics: Mapping[str, Any]) -> str:
-    """One line of JSON, in which NaN and infinity, which JSON lacks, are null."""
-    finite = {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in metrics.items()
-    }
-    return json.dumps(finite, allow_nan=False) + "\n"
+    """One line of JSON, in which NaN and infinity, which JSON lacks, are null, in lists too."""
+    return json.dumps(_finite(metrics), allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _summary_writer(folder: pathlib.Path, purge_step: int | None) -> "SummaryWriter":

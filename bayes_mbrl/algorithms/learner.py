@@ -31,6 +31,8 @@ class Task:
     """Where actions are one-hot vectors of choices, between how many there is to choose."""
     num_states: int | None = None
     """Where states can be counted, how many there are; the state is its number, S = 1."""
+    features: Callable[[Tensor], Tensor] | None = None
+    """What suits a network as its input, in place of a state [..., S]: [..., F]; None: the state itself."""
 
 
 class Learner(ABC):

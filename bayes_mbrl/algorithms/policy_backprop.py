@@ -11,15 +11,16 @@ All randomness is drawn before the rollout (reparameterisation), so that the ret
 parameters with a derivative: θ and noise are those of one rollout, drawn afresh for the next gradient step or held for
 all of them ("PEGASUS", Ng & Jordan 2000). With moment matching between the steps this is Deep PILCO (Gal, McAllister &
 Rasmussen 2016). The product of Jacobians over time vanishes or explodes: the norm of the gradient by each step's action
-is told, the whole gradient is clipped, and the horizon can be cut short with a value at its end.
+is told, the whole gradient is clipped, and the horizon can be cut short with a value at its end (terminal_value.py).
 
 Axes: H steps, K parameter samples, B starts of each, S state, A action.
 """
 
+import copy
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from annotated_types import Ge, Gt, Le
@@ -29,10 +30,14 @@ from bayes_mbrl.algorithms.base import Agent
 from bayes_mbrl.algorithms.gradient_learner import GradientLearner
 from bayes_mbrl.algorithms.learner import Learner, LearningAlgorithm, Task, check_continuous
 from bayes_mbrl.algorithms.policy_agent import PolicyAgent
+from bayes_mbrl.algorithms.terminal_value import StateValue, bootstrapped_returns, mean_squared_error
 from bayes_mbrl.data import Transitions
-from bayes_mbrl.imagination import Randomness, World, imagine_policy, returns_of
+from bayes_mbrl.imagination import Imagined, Randomness, World, imagine_policy, returns_of
 from bayes_mbrl.inference.base import check_settings
-from bayes_mbrl.policies import Policy, PolicyKind, make_policy
+from bayes_mbrl.policies import PolicyKind, StandardisedPolicy, make_policy
+
+Starts = Literal["visited", "episode-starts"]
+"""Of imagined trajectories: all states of D, or those alone where an episode of D begins."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +52,8 @@ class Improvement:
     """[H]: root mean square over particles of ‖∂R / ∂a_t‖, the way through later actions included"""
     share_lived: Tensor
     """[]: of all imagined steps; below 1 where trajectories ended or diverged"""
+    value_loss: Tensor | None = None
+    """[]: of the terminal value, in units of its scale²"""
 
 
 class PolicyBackpropLearner(GradientLearner, Learner):
@@ -55,7 +62,7 @@ class PolicyBackpropLearner(GradientLearner, Learner):
     @check_settings
     def __init__(
         self,
-        policy: Policy,
+        policy: StandardisedPolicy,
         *,
         horizon: Annotated[int, Gt(0)] = 40,
         learning_rate: Annotated[float, Gt(0)] = 3e-3,
@@ -63,16 +70,27 @@ class PolicyBackpropLearner(GradientLearner, Learner):
         max_gradient_norm: Annotated[float, Gt(0)] = 10.0,
         num_gradient_steps: Annotated[int, Gt(0)] = 250,
         num_starts: Annotated[int, Gt(0)] = 10,
+        starts: Starts = "visited",
         fresh_randomness: bool = True,
+        value: StateValue | None = None,
+        value_rate: Annotated[float, Gt(0), Le(1)] = 0.02,
     ) -> None:
-        """Raises ValueError for settings out of range."""
+        """`value` stands for what comes after the horizon; what the gradient goes through follows it by `value_rate`
+        a step. Raises ValueError for settings out of range.
+        """
         super().__init__()
         self.policy = policy
         self.horizon, self.discount = horizon, discount
-        self._num_gradient_steps, self._num_starts, self._fresh = num_gradient_steps, num_starts, fresh_randomness
+        self._num_gradient_steps, self._num_starts, self._starts = num_gradient_steps, num_starts, starts
+        self._fresh, self._value_rate = fresh_randomness, value_rate
         self._told: list[Improvement] = []
         self.modules = {"policy": policy}
         self.optimise("policy", policy.parameters(), learning_rate=learning_rate, max_norm=max_gradient_norm)
+        if value is not None:
+            if discount == 1:
+                raise ValueError("need discount < 1 with a value after the horizon, got 1: it would count without end")
+            self.modules |= {"value": value, "slow value": copy.deepcopy(value)}
+            self.optimise("value", value.parameters(), learning_rate=learning_rate, max_norm=max_gradient_norm)
 
     @property
     def num_steps_after_fit(self) -> int:
@@ -86,12 +104,14 @@ class PolicyBackpropLearner(GradientLearner, Learner):
     def after_fit(
         self, world: World, transitions: Transitions, *, generator: torch.Generator, advance: Callable[[], None]
     ) -> None:
-        """Step 3: follow the gradient of the return imagined from visited states."""
+        """Step 3: follow the gradient of the imagined return."""
+        self._take_units(transitions)
+        states = transitions.state if self._starts == "visited" else first_states(transitions)
         randomness: Randomness | None = None
         for _ in range(self._num_gradient_steps):
             if self._fresh or randomness is None:
-                rows = torch.randint(len(transitions), (world.num_theta, self._num_starts), generator=generator)
-                starts = transitions.state[rows]
+                rows = torch.randint(len(states), (world.num_theta, self._num_starts), generator=generator)
+                starts = states[rows]
                 randomness = world.draw(self.horizon, starts, len(self.policy.centre), generator=generator)
             self._told.append(self.improve(world, starts, randomness))
             advance()
@@ -105,33 +125,58 @@ class PolicyBackpropLearner(GradientLearner, Learner):
             "imagined_return": float(last.imagined_return),
             "gradient_norm": float(torch.stack([one.gradient_norm for one in self._told]).mean()),
             "action_gradient_norms": last.action_gradient_norms.tolist(),
+            **({} if last.value_loss is None else {"value_loss": float(last.value_loss)}),
         }
 
     def warnings(self) -> list[str]:
         """See `Learner.warnings`."""
         return self.take_notes()
 
-    def improve(
-        self, world: World, starts: Tensor, randomness: Randomness, value: Callable[[Tensor], Tensor] | None = None
-    ) -> Improvement:
-        """One gradient step. `value` [..., S] → [...] stands for what comes after the horizon.
+    def improve(self, world: World, starts: Tensor, randomness: Randomness) -> Improvement:
+        """One gradient step from the starts [K, B, S], and one of the value that stands for what comes after them.
 
         Raises ExplodingGradientError at the third gradient in a row that is not finite.
         """
         nudges = torch.zeros_like(randomness.policy_noise, requires_grad=True)
-        imagined = imagine_policy(
-            world,
-            self.policy,
-            starts,
-            **randomness._asdict(),
-            nudges=nudges,
-        )
-        imagined_return = returns_of(imagined, discount=self.discount, value=value).mean()
+        imagined = imagine_policy(world, self.policy, starts, **randomness._asdict(), nudges=nudges)
+        after = self._value("slow value") if "value" in self.modules else None
+        imagined_return = returns_of(imagined, discount=self.discount, value=after).mean()
         norm = self.descend("policy", -imagined_return)
         assert nudges.grad is not None
         # The mean has divided by the number of particles.
         sensitivity = nudges.grad.square().sum(-1).mean((-2, -1)).sqrt() * math.prod(starts.shape[:2])
-        return Improvement(imagined_return.detach(), norm, sensitivity, imagined.lived.to(norm.dtype).mean())
+        share_lived = imagined.lived.to(norm.dtype).mean()
+        value_loss = None if after is None else self._learn_value(imagined)
+        return Improvement(imagined_return.detach(), norm, sensitivity, share_lived, value_loss)
+
+    def _learn_value(self, imagined: Imagined) -> Tensor:
+        returns = bootstrapped_returns(imagined, self._value("slow value"), discount=self.discount)
+        scale = self.modules["value"].get_buffer("scale")
+        loss = mean_squared_error(imagined, self._value("value"), returns) / scale.square()
+        self.descend("value", loss)
+        self.follow("slow value", "value", self._value_rate)
+        return loss.detach()
+
+    def _value(self, name: str) -> Callable[[Tensor], Tensor]:
+        module = self.modules[name]
+        return lambda states: module(self.policy.inputs(states))
+
+    def _take_units(self, transitions: Transitions) -> None:
+        """Once, before anything was learned: what the policy sees is scaled to the data, and so is the value."""
+        if self.policy.num_seen:
+            return
+        self.policy.standardise(transitions.state)
+        size = transitions.reward.abs().mean()
+        for name in ("value", "slow value"):
+            if name in self.modules and size > 0:
+                self.modules[name].get_buffer("scale").copy_(size / (1 - self.discount))
+
+
+def first_states(transitions: Transitions) -> Tensor:
+    """The states [E, S] in which episodes begin."""
+    begins = torch.ones(len(transitions), dtype=torch.bool)
+    begins[1:] = transitions.episode[1:] != transitions.episode[:-1]
+    return transitions.state[begins]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,19 +193,26 @@ class PolicyBackprop(LearningAlgorithm):
     num_gradient_steps: Annotated[int, Gt(0)] = 250
     """After each fit."""
     num_starts: Annotated[int, Gt(0)] = 10
-    """B: visited states that each sample of θ starts from."""
+    """B: states that each sample of θ starts from."""
+    starts: Starts = "visited"
+    """Where imagined trajectories start: in any state of D, or where an episode of D began."""
     fresh_randomness: bool = True
     """θ, starts and noise anew for each gradient step; else the same for all that follow one fit."""
     learning_rate: Annotated[float, Gt(0)] = 3e-3
     max_gradient_norm: Annotated[float, Gt(0)] = 10.0
-    """What the policy's gradient is clipped to."""
+    """What the norm of the policy's gradient is clipped to."""
+    terminal_value: bool = False
+    """Whether a learned V(s_H) stands for what comes after the horizon."""
     refit_every: Annotated[int, Gt(0)] | None = None
     """Environment steps between two fits of the posterior; None: after each episode."""
 
     def learner(self, task: Task, *, generator: torch.Generator) -> Learner:
         """See `LearningAlgorithm.learner`."""
         check_continuous(task, "a gradient through actions")
-        policy = make_policy(self.policy, task.state_dim, task.low, task.high, hidden=self.hidden, generator=generator)
+        num_inputs = task.state_dim if task.features is None else len(task.features(torch.zeros(task.state_dim)))
+        inner = make_policy(self.policy, num_inputs, task.low, task.high, hidden=self.hidden, generator=generator)
+        policy = StandardisedPolicy(inner, num_inputs, task.features)
+        value = StateValue(num_inputs, hidden=self.hidden, generator=generator)
         return PolicyBackpropLearner(
             policy,
             horizon=self.horizon,
@@ -169,5 +221,7 @@ class PolicyBackprop(LearningAlgorithm):
             max_gradient_norm=self.max_gradient_norm,
             num_gradient_steps=self.num_gradient_steps,
             num_starts=self.num_starts,
+            starts=self.starts,
             fresh_randomness=self.fresh_randomness,
+            value=value if self.terminal_value else None,
         )

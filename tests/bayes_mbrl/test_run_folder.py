@@ -139,7 +139,11 @@ def test_metrics_are_there_after_every_episode_and_start_anew_from_the_checkpoin
 def test_metrics_are_json_whatever_happens(tmp_path: pathlib.Path) -> None:
     with MetricsLog(tmp_path) as log:
         log.write({"episode": 0, "return": float("nan"), "loss": float("-inf"), "held_out_rmse": 1e-300})
-    assert _lines(tmp_path) == [{"episode": 0, "return": None, "loss": None, "held_out_rmse": 1e-300}]
+        log.write({"episode": 1, "action_gradient_norms": [float("nan"), 2.0, float("inf")]})
+    assert _lines(tmp_path) == [
+        {"episode": 0, "return": None, "loss": None, "held_out_rmse": 1e-300},
+        {"episode": 1, "action_gradient_norms": [None, 2.0, None]},
+    ]
 
 
 def test_a_disk_that_fills_up_during_the_run(tmp_path: pathlib.Path) -> None:

@@ -1,19 +1,30 @@
 """v2.0: sensitivities in closed form, moments matched, gradients that explode, going on bit-equal, a task learned."""
 
 import dataclasses
+import json
+import math
+import pathlib
+from typing import Any, get_args
 
 import pytest
 import torch
+from linear_quadratic import linear_quadratic
 from torch import Tensor
+from toy_runs import Recorder, numbers, resume, saved, start
 
 from bayes_mbrl.algorithms.gradient_learner import ExplodingGradientError
-from bayes_mbrl.algorithms.policy_backprop import PolicyBackpropLearner
+from bayes_mbrl.algorithms.policy_backprop import Improvement, PolicyBackpropLearner
+from bayes_mbrl.algorithms.terminal_value import StateValue, bootstrapped_returns, mean_squared_error
+from bayes_mbrl.data import Transitions
 from bayes_mbrl.dynamics.known import KnownDynamics, Nothing
+from bayes_mbrl.environments import adapter
+from bayes_mbrl.environments.base import EnvironmentSpec
 from bayes_mbrl.environments.known_truth import pendulum_step
-from bayes_mbrl.environments.rewards import pendulum_reward
-from bayes_mbrl.imagination import World, imagine_policy
-from bayes_mbrl.planners.propagation import moment_matching, ts_infinity
-from bayes_mbrl.policies import make_policy
+from bayes_mbrl.environments.rewards import never, pendulum_reward
+from bayes_mbrl.errors import UserError
+from bayes_mbrl.imagination import Imagined, World, imagine_policy, returns_of
+from bayes_mbrl.planners.propagation import Propagation, distribution_sampling, moment_matching, ts_1, ts_infinity
+from bayes_mbrl.policies import Policy, PolicyKind, StandardisedPolicy, make_policy
 
 
 def linear_world(factor: float, noise_std: float = 0.0) -> World:
@@ -28,7 +39,7 @@ def learner(seed: int = 0, **settings: object) -> PolicyBackpropLearner:
     with torch.no_grad():
         for parameter in policy.parameters():
             parameter.zero_()  # no feedback: the sensitivity is the dynamics' own
-    return PolicyBackpropLearner(policy, **settings)  # type: ignore[arg-type]
+    return PolicyBackpropLearner(StandardisedPolicy(policy, 1), **settings)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("factor", [0.5, 1.0, 1.5])
@@ -88,20 +99,172 @@ def test_an_exploding_gradient_is_skipped_and_the_third_stops(generator: torch.G
         backprop.improve(world, starts, world.draw(backprop.horizon, starts, 1, generator=generator))
 
 
-def test_the_value_at_the_end_is_followed(generator: torch.Generator) -> None:
-    """With a horizon of one step and no reward, all there is to gain is behind it."""
-    dynamics = KnownDynamics(lambda s, a: s + a, noise_std=torch.zeros(1))
-    world = World(Nothing(), dynamics, lambda s, a, n: 0 * n[..., 0], None)
-    backprop = learner(horizon=1, learning_rate=0.05)
-    starts = torch.zeros(1, 8, 1)
-    for _ in range(60):
-        backprop.improve(
-            world,
-            starts,
-            world.draw(backprop.horizon, starts, 1, generator=generator),
-            value=lambda s: -((s[..., 0] - 0.6) ** 2),
-        )
-    assert float(backprop.policy.mode(torch.zeros(1)).detach()) == pytest.approx(0.6, abs=0.02)
+def rows(state: Tensor, reward: Tensor, episode: list[int]) -> Transitions:
+    nothing = torch.zeros(len(state), dtype=torch.bool)
+    return Transitions(state, torch.zeros(len(state), 1), reward, state, nothing, torch.tensor(episode))
+
+
+def test_bootstrapped_returns_by_hand() -> None:
+    """Three steps at γ = ½: the first trajectory goes on, the second ends in its second step."""
+    rewards = torch.tensor([[[1.0, 1.0]], [[2.0, 2.0]], [[4.0, 0.0]]])
+    states = torch.arange(8.0).view(4, 1, 2, 1)
+    lived = torch.tensor([[[True, True]], [[True, True]], [[True, False]]])
+    terminated = torch.tensor([[[False, False]], [[False, True]], [[False, False]]])
+    imagined = Imagined(states, torch.zeros(3, 1, 2, 1), rewards, lived, terminated)
+    returns = bootstrapped_returns(imagined, lambda s: 10 * s[..., 0], discount=0.5)
+    third = 4 + 0.5 * 60
+    assert returns[lived].tolist() == [1 + 0.5 * (2 + 0.5 * third), 2.0, 2 + 0.5 * third, 2.0, third]
+    error = mean_squared_error(imagined, lambda s: s[..., 0], returns)
+    expected = ((states[:3, :, :, 0] - returns)[lived] ** 2).mean()
+    torch.testing.assert_close(error, expected)
+
+
+def valued(seed: int, **settings: object) -> PolicyBackpropLearner:
+    generator = torch.Generator().manual_seed(seed)
+    bound = torch.ones(1)
+    policy = StandardisedPolicy(make_policy("deterministic", 1, -bound, bound, hidden=(8,), generator=generator), 1)
+    value = StateValue(1, hidden=(16,), generator=generator)
+    return PolicyBackpropLearner(policy, value=value, **settings)  # type: ignore[arg-type]
+
+
+def test_a_policy_that_looks_one_step_ahead_sees_further_by_the_value(generator: torch.Generator) -> None:
+    """s' = s + a / 2, r = −s'² − 2 a², γ = 0.9: V = −p s² with w = 1 + γ p, p = 2 w / (w / 4 + 2), and the best action
+    is −s (w / 2) / (w / 4 + 2), 2.4 times as far as without a future, w = 1."""
+    weight = 1.0
+    for _ in range(50):
+        weight = 1 + 0.9 * 2 * weight / (weight / 4 + 2)
+    gain, short_sighted = (w / 2 / (w / 4 + 2) for w in (weight, 1.0))
+    dynamics = KnownDynamics(lambda s, a: s + 0.5 * a, noise_std=torch.zeros(1))
+    world = World(Nothing(), dynamics, lambda s, a, n: -(n[..., 0] ** 2) - 2 * a[..., 0] ** 2, None, num_theta=1)
+    states = 2.4 * torch.rand(64, 1, generator=generator) - 1.2
+    data = rows(states, -torch.ones(64), [0] * 64)
+    settings = {"horizon": 1, "discount": 0.9, "learning_rate": 0.01, "num_starts": 64, "value_rate": 0.05}
+    learner = valued(1, **settings, num_gradient_steps=500)
+    learner.after_fit(world, data, generator=generator, advance=lambda: None)
+    at = torch.tensor([[-1.0], [0.7]])
+    gains = (-learner.policy.mode(at) / at).detach().flatten().tolist()
+    assert gains == pytest.approx([gain, gain], abs=0.3 * (gain - short_sighted))
+    assert learner.report()["value_loss"] < 0.01
+    other = valued(2, horizon=1, discount=0.9)
+    other.load(learner.tensors())
+    assert all(torch.equal(value, learner.tensors()[name]) for name, value in other.tensors().items())
+    with pytest.raises(ValueError, match="need discount < 1 with a value"):
+        valued(0, discount=1.0)
+
+
+@pytest.mark.parametrize(("starts", "expected"), [("visited", [0, 1, 2, 3, 4, 5]), ("episode-starts", [0, 2, 5])])
+def test_trajectories_start_where_they_should(starts: str, expected: list[int], generator: torch.Generator) -> None:
+    seen: list[Tensor] = []
+
+    def reward(state: Tensor, action: Tensor, next_state: Tensor) -> Tensor:
+        seen.append(state.detach())
+        return next_state[..., 0]
+
+    world = dataclasses.replace(linear_world(1.0), reward=reward, num_theta=2)
+    states = torch.arange(6.0)[:, None]
+    data = rows(states, torch.ones(6), [0, 0, 1, 1, 1, 3])
+    backprop = learner(starts=starts, horizon=1, num_gradient_steps=20)
+    backprop.after_fit(world, data, generator=generator, advance=lambda: None)
+    assert sorted(set(torch.cat([s.flatten() for s in seen]).tolist())) == expected
+    assert int(backprop.policy.num_seen) == 6
+    torch.testing.assert_close(backprop.policy.mean, torch.tensor([2.5]))
+    backprop.after_fit(world, data[:2], generator=generator, advance=lambda: None)
+    assert int(backprop.policy.num_seen) == 6, "units change only once"
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+def test_randomness_is_drawn_anew_or_held(fresh: bool, generator: torch.Generator) -> None:
+    seen: list[Tensor] = []
+
+    def reward(state: Tensor, action: Tensor, next_state: Tensor) -> Tensor:
+        seen.append((next_state - state - action).detach())
+        return next_state[..., 0]
+
+    world = dataclasses.replace(linear_world(1.0, noise_std=0.5), reward=reward)
+    backprop = learner(horizon=1, num_gradient_steps=3, fresh_randomness=fresh)
+    data = rows(torch.arange(6.0)[:, None], torch.ones(6), [0] * 6)
+    backprop.after_fit(world, data, generator=generator, advance=lambda: None)
+    assert all(torch.allclose(one, seen[0], atol=1e-5) for one in seen) != fresh
+
+
+@pytest.mark.parametrize("system", ["double integrator", "coupled oscillators"])
+def test_the_gradient_of_a_linear_policy_is_that_of_the_riccati_recursion(system: str) -> None:
+    """J(K) = −Σ_t E[s'ᵀQs' + aᵀRa], a = K s: ∂J/∂K = −2 Σ_t ((R + BᵀP_tB) K + BᵀP_tA) Σ_t with
+    P_{t−1} = Q + KᵀRK + (A + BK)ᵀP_t(A + BK), P_H = Q, and second moments Σ_{t+1} = (A + BK) Σ_t (A + BK)ᵀ.
+
+    Source: Fazel et al., Global Convergence of Policy Gradient Methods for the LQR (2018), lemma 1, for a horizon H.
+    """
+    a, b, q, r, start = linear_quadratic(system)
+    (num_states, num_actions), horizon = b.shape, 7
+    generator = torch.Generator().manual_seed(3)
+    gain = -0.2 * torch.rand(num_actions, num_states, generator=generator, dtype=torch.float64)
+    starts = start + 0.3 * torch.randn(1, 5, num_states, generator=generator, dtype=torch.float64)
+
+    def reward(state: Tensor, action: Tensor, next_state: Tensor) -> Tensor:
+        cost = torch.einsum("...i,ij,...j", next_state, q, next_state)
+        return -cost - torch.einsum("...i,ij,...j", action, r, action)
+
+    class LinearGain(Policy):
+        def __init__(self) -> None:
+            super().__init__(-torch.ones(num_actions), torch.ones(num_actions))
+            self.gain = torch.nn.Parameter(gain.clone())
+
+        def sample(self, states: Tensor, noise: Tensor) -> Tensor:
+            return states @ self.gain.T
+
+    policy = LinearGain()
+    dynamics = KnownDynamics(lambda s, u: s @ a.T + u @ b.T, noise_std=torch.zeros(num_states, dtype=torch.float64))
+    world = World(Nothing(), dynamics, reward, None)
+    randomness = world.draw(horizon, starts, num_actions, generator=generator)
+    imagined = imagine_policy(world, policy, starts, **randomness._asdict())
+    returns_of(imagined, discount=1.0).mean().backward()  # type: ignore[no-untyped-call]
+
+    closed = a + b @ gain
+    moments = [torch.einsum("kbi,kbj->ij", starts, starts) / starts.shape[1]]
+    for _ in range(horizon - 1):
+        moments.append(closed @ moments[-1] @ closed.T)
+    value, expected = q, torch.zeros_like(gain)
+    for moment in reversed(moments):
+        expected -= 2 * ((r + b.T @ value @ b) @ gain + b.T @ value @ a) @ moment
+        value = q + gain.T @ r @ gain + closed.T @ value @ closed
+    torch.testing.assert_close(policy.gain.grad, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("propagation", [ts_infinity, ts_1, distribution_sampling, moment_matching])
+@pytest.mark.parametrize("kind", get_args(PolicyKind))
+def test_the_step_follows_the_gradient_that_finite_differences_give(
+    kind: PolicyKind, propagation: Propagation, network_problem: Any, generator: torch.Generator
+) -> None:
+    """In float64, through a network with noise, a terminal value and features, under every propagation."""
+    dynamics, posterior = network_problem(activation="tanh")
+    bound = torch.tensor([1.0, 2.0], dtype=torch.float64)
+    inner = make_policy(kind, 6, -bound, bound, hidden=(5,), generator=generator)
+    policy = StandardisedPolicy(inner, 6, lambda s: torch.cat([s.sin(), s], -1)).double()
+    value = StateValue(6, hidden=(4,), generator=generator).double()
+    backprop = PolicyBackpropLearner(policy, horizon=4, discount=0.9, learning_rate=1e-300, value=value)
+    starts = torch.randn(3, 4, 3, dtype=torch.float64, generator=generator) * torch.tensor([1.0, 0.1, 50.0])
+    policy.standardise(starts.flatten(0, 1))
+    world = World(posterior, dynamics, lambda s, a, n: n[..., 0].sin() - a.square().sum(-1), None, 3, propagation)
+    randomness = world.draw(4, starts, 2, generator=generator)
+
+    def improve() -> Improvement:
+        return backprop.improve(world, starts, randomness)
+
+    told = improve()
+    gradients = [parameter.grad.clone() for parameter in policy.parameters() if parameter.grad is not None]
+    total = torch.cat([gradient.flatten() for gradient in gradients]).norm() * max(1.0, float(told.gradient_norm) / 10)
+    torch.testing.assert_close(told.gradient_norm, total)
+    scale = max(1.0, float(told.gradient_norm) / 10)  # it was clipped to 10
+    for parameter, gradient in zip(policy.parameters(), gradients, strict=True):
+        flat = parameter.detach().view(-1)
+        for index in {0, len(flat) // 2, len(flat) - 1}:
+            ends = []
+            for sign in (1, -1):
+                flat[index] += sign * 1e-6
+                ends.append(-float(improve().imagined_return))
+                flat[index] -= sign * 1e-6
+            slope = float(gradient.view(-1)[index]) * scale
+            assert (ends[0] - ends[1]) / 2e-6 == pytest.approx(slope, rel=1e-4, abs=1e-7)
 
 
 def test_a_loaded_learner_goes_on_bit_equal() -> None:
@@ -123,7 +286,7 @@ def test_it_swings_up_the_true_pendulum(generator: torch.Generator) -> None:
     world = World(Nothing(), KnownDynamics(pendulum_step, noise_std=torch.zeros(3)), pendulum_reward, None)
     bound = torch.full((1,), 2.0)
     policy = make_policy("deterministic", 3, -bound, bound, hidden=(64, 64), generator=generator)
-    backprop = PolicyBackpropLearner(policy, horizon=40)
+    backprop = PolicyBackpropLearner(StandardisedPolicy(policy, 3), horizon=40)
 
     def starts(n: int) -> Tensor:
         angle = torch.pi * (2 * torch.rand(1, n, generator=generator) - 1)
@@ -138,3 +301,39 @@ def test_it_swings_up_the_true_pendulum(generator: torch.Generator) -> None:
             states = pendulum_step(states, policy.mode(states))
     assert float((states[:, 0] > 0.95).float().mean()) > 0.9
     assert bool(told.action_gradient_norms.isfinite().all())
+
+
+def steep(state: Tensor, action: Tensor, next_state: Tensor) -> Tensor:
+    """√ of a distance of 0: its value is 0, its derivative 0 · ∞."""
+    return (0 * next_state[..., 0]).square().sqrt()
+
+
+def mended(state: Tensor, action: Tensor, next_state: Tensor) -> Tensor:
+    return -next_state[..., 0].square()
+
+
+def test_a_run_whose_gradients_explode_keeps_its_data_and_goes_on_when_mended(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = EnvironmentSpec("toy_environments:Drift-v0", reward=steep, termination=never)
+    monkeypatch.setattr(adapter, "find_spec", lambda _: spec)
+    settings = ("algorithm=v2.0", "algorithm.hidden=[4]", "algorithm.num_gradient_steps=4", "algorithm.horizon=3")
+    with pytest.raises(
+        UserError, match=r"the gradient of the policy has norm nan in 3 steps in a row.*shorten.*the data are kept"
+    ):
+        start(tmp_path / "run", "toy_environments:Drift-v0", *settings)
+    kept = saved(tmp_path / "run")
+    assert kept.transitions is not None
+    spec = dataclasses.replace(spec, reward=mended)
+    config = tmp_path / "run" / "config.yaml"
+    config.write_text(config.read_text().replace("horizon: 3", "horizon: 2"))
+    recorder = Recorder()
+    state = resume(tmp_path / "run", observer=recorder)
+    assert state.transitions is not None
+    assert len(state.transitions) > len(kept.transitions)
+    assert torch.equal(state.transitions.state[: len(kept.transitions)], kept.transitions.state)
+    assert not recorder.warnings or not any("gradient" in text for text in recorder.warnings)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert len(rows[-1]["action_gradient_norms"]) == 2
+    assert all(math.isfinite(norm) for norm in rows[-1]["action_gradient_norms"])
+    assert numbers(tmp_path / "run")["evaluation"]["returns"]
