@@ -91,7 +91,7 @@ class Imagining(DynaStyle):
     """Settings of the recipe with a model: how much is imagined, and from where."""
 
     propagations: ClassVar[tuple[str, ...]] = ("ts-infinity", "ts-1")
-    updates_per_step: Annotated[int, Gt(0)] = 5
+    updates_per_step: Annotated[int, Gt(0)] = 20
     refit_every: Annotated[int, Gt(0)] | None = 200
     """Environment steps between two fits of the posterior; None: after each episode."""
     rollout_every: Annotated[int, Gt(0)] = 10

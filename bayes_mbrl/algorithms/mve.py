@@ -35,7 +35,7 @@ class MVE(SAC):
     """Settings of the algorithm: those of SAC, and how far its targets look."""
 
     propagations: ClassVar[tuple[str, ...]] = ("ts-infinity", "ts-1")
-    updates_per_step: Annotated[int, Gt(0)] = 5
+    updates_per_step: Annotated[int, Gt(0)] = 10
     horizon: Annotated[int, Ge(0)] = 3
     """H; 0: soft actor-critic as it is."""
     refit_every: Annotated[int, Gt(0)] | None = 200
