@@ -36,8 +36,8 @@ from bayes_mbrl.imagination import Imagined, Randomness, World, imagine_policy, 
 from bayes_mbrl.inference.base import check_settings
 from bayes_mbrl.policies import PolicyKind, StandardisedPolicy, make_policy
 
-Starts = Literal["visited", "episode-starts"]
-"""Of imagined trajectories: all states of D, or those alone where an episode of D begins."""
+Starts = Literal["visited", "episode-starts", "both"]
+"""Of imagined trajectories: all states of D, those alone where an episode of D begins, or by halves either."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +72,7 @@ class PolicyBackpropLearner(GradientLearner, Learner):
         num_starts: Annotated[int, Gt(0)] = 10,
         starts: Starts = "visited",
         fresh_randomness: bool = True,
+        saturation_price: Annotated[float, Ge(0)] = 0.0,
         value: StateValue | None = None,
         value_rate: Annotated[float, Gt(0), Le(1)] = 0.02,
     ) -> None:
@@ -82,7 +83,7 @@ class PolicyBackpropLearner(GradientLearner, Learner):
         self.policy = policy
         self.horizon, self.discount = horizon, discount
         self._num_gradient_steps, self._num_starts, self._starts = num_gradient_steps, num_starts, starts
-        self._fresh, self._value_rate = fresh_randomness, value_rate
+        self._fresh, self._saturation_price, self._value_rate = fresh_randomness, saturation_price, value_rate
         self._told: list[Improvement] = []
         self.modules = {"policy": policy}
         self.optimise("policy", policy.parameters(), learning_rate=learning_rate, max_norm=max_gradient_norm)
@@ -106,12 +107,10 @@ class PolicyBackpropLearner(GradientLearner, Learner):
     ) -> None:
         """Step 3: follow the gradient of the imagined return."""
         self._take_units(transitions)
-        states = transitions.state if self._starts == "visited" else first_states(transitions)
         randomness: Randomness | None = None
         for _ in range(self._num_gradient_steps):
             if self._fresh or randomness is None:
-                rows = torch.randint(len(states), (world.num_theta, self._num_starts), generator=generator)
-                starts = states[rows]
+                starts = self._draw_starts(transitions, world.num_theta, generator)
                 randomness = world.draw(self.horizon, starts, len(self.policy.centre), generator=generator)
             self._told.append(self.improve(world, starts, randomness))
             advance()
@@ -141,13 +140,35 @@ class PolicyBackpropLearner(GradientLearner, Learner):
         imagined = imagine_policy(world, self.policy, starts, **randomness._asdict(), nudges=nudges)
         after = self._value("slow value") if "value" in self.modules else None
         imagined_return = returns_of(imagined, discount=self.discount, value=after).mean()
-        norm = self.descend("policy", -imagined_return)
+        norm = self.descend("policy", self._saturation(imagined) - imagined_return)
         assert nudges.grad is not None
         # The mean has divided by the number of particles.
         sensitivity = nudges.grad.square().sum(-1).mean((-2, -1)).sqrt() * math.prod(starts.shape[:2])
         share_lived = imagined.lived.to(norm.dtype).mean()
         value_loss = None if after is None else self._learn_value(imagined)
         return Improvement(imagined_return.detach(), norm, sensitivity, share_lived, value_loss)
+
+    def _draw_starts(self, transitions: Transitions, num_theta: int, generator: torch.Generator) -> Tensor:
+        """[K, B, S]"""
+        first = first_states(transitions) if self._starts != "visited" else transitions.state
+        rows = torch.randint(len(first), (num_theta, self._num_starts), generator=generator)
+        starts = first[rows]
+        if self._starts == "both":
+            half = self._num_starts // 2
+            rows = torch.randint(len(transitions), (num_theta, half), generator=generator)
+            starts[:, :half] = transitions.state[rows]
+        return starts
+
+    def _saturation(self, imagined: Imagined) -> Tensor:
+        """What is paid for u in a = tanh(u): [].
+
+        Where tanh is flat, or the reward, there is no other gradient, and a policy that went there would stay.
+        """
+        if not self._saturation_price:
+            return imagined.rewards.new_zeros(())
+        states = torch.where(imagined.lived.unsqueeze(-1), imagined.states[:-1].detach(), 0)
+        unsquashed, _ = self.policy.unsquashed(states)
+        return self._saturation_price * unsquashed.square().sum(-1).mean()
 
     def _learn_value(self, imagined: Imagined) -> Tensor:
         returns = bootstrapped_returns(imagined, self._value("slow value"), discount=self.discount)
@@ -195,12 +216,14 @@ class PolicyBackprop(LearningAlgorithm):
     num_starts: Annotated[int, Gt(0)] = 10
     """B: states that each sample of θ starts from."""
     starts: Starts = "visited"
-    """Where imagined trajectories start: in any state of D, or where an episode of D began."""
+    """Where imagined trajectories start: in any state of D, where an episode of D began, or by halves either."""
     fresh_randomness: bool = True
     """θ, starts and noise anew for each gradient step; else the same for all that follow one fit."""
     learning_rate: Annotated[float, Gt(0)] = 3e-3
     max_gradient_norm: Annotated[float, Gt(0)] = 10.0
     """What the norm of the policy's gradient is clipped to."""
+    saturation_price: Annotated[float, Ge(0)] = 0.0
+    """What is paid, in units of the return, for u² in actions tanh(u): a little leads back from where tanh is flat."""
     terminal_value: bool = False
     """Whether a learned V(s_H) stands for what comes after the horizon."""
     refit_every: Annotated[int, Gt(0)] | None = None
@@ -223,5 +246,6 @@ class PolicyBackprop(LearningAlgorithm):
             num_starts=self.num_starts,
             starts=self.starts,
             fresh_randomness=self.fresh_randomness,
+            saturation_price=self.saturation_price,
             value=value if self.terminal_value else None,
         )

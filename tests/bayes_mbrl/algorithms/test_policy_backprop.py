@@ -172,6 +172,39 @@ def test_trajectories_start_where_they_should(starts: str, expected: list[int], 
     assert int(backprop.policy.num_seen) == 6, "units change only once"
 
 
+@pytest.mark.parametrize(("num_starts", "num_first"), [(1, 1), (4, 2), (5, 3)])
+def test_half_of_the_trajectories_start_where_episodes_do(
+    num_starts: int, num_first: int, generator: torch.Generator
+) -> None:
+    seen: list[Tensor] = []
+
+    def reward(state: Tensor, action: Tensor, next_state: Tensor) -> Tensor:
+        seen.append(state.detach())
+        return next_state[..., 0]
+
+    world = dataclasses.replace(linear_world(1.0), reward=reward, num_theta=3)
+    states = torch.cat([torch.zeros(1, 1), torch.ones(10**6, 1)])  # the one first state is hardly ever drawn
+    data = rows(states, torch.ones(len(states)), [0] * len(states))
+    backprop = learner(starts="both", horizon=1, num_starts=num_starts, num_gradient_steps=2)
+    backprop.after_fit(world, data, generator=generator, advance=lambda: None)
+    assert all(int((one == 0).sum()) == 3 * num_first and one.shape == (3, num_starts, 1) for one in seen)
+
+
+def test_a_policy_finds_back_from_where_tanh_is_flat(generator: torch.Generator) -> None:
+    """Saturated at 1, where −(a − 0.2)² has no slope in u; a price on u brings the slope back."""
+    dynamics = KnownDynamics(lambda s, a: s, noise_std=torch.zeros(1))
+    world = World(Nothing(), dynamics, lambda s, a, n: -((a[..., 0] - 0.2) ** 2), None, num_theta=2)
+    data = rows(torch.randn(20, 1, generator=generator), torch.ones(20), [0] * 20)
+    actions = []
+    for price in (0.0, 1e-4):
+        backprop = learner(horizon=2, learning_rate=0.1, num_gradient_steps=400, saturation_price=price)
+        with torch.no_grad():
+            list(backprop.policy.parameters())[-1].fill_(20.0)  # tanh' is 0 in float32
+        backprop.after_fit(world, data, generator=generator, advance=lambda: None)
+        actions.append(float(backprop.policy.mode(torch.zeros(1)).detach()))
+    assert actions == [1.0, pytest.approx(0.2, abs=0.01)]
+
+
 @pytest.mark.parametrize("fresh", [True, False])
 def test_randomness_is_drawn_anew_or_held(fresh: bool, generator: torch.Generator) -> None:
     seen: list[Tensor] = []
