@@ -209,19 +209,19 @@ def test_branches_are_short_rollouts_that_end_where_they_end(num_theta: int, gen
 
 
 class Shifts(KnownDynamics):
-    """s' = s + θ_k: which θ a particle met in a step can be read off its path."""
+    """s' = s + a + θ_k: which θ a particle met in a step can be read off its path."""
 
     def __init__(self) -> None:
         super().__init__(lambda s, a: s, noise_std=torch.zeros(1, dtype=torch.float64))
 
     def sample(self, theta: Theta, states: Tensor, actions: Tensor, noise: Tensor, **_: Any) -> Tensor:
-        return states + theta["shift"][:, None, None]
+        return states + actions + theta["shift"][:, None, None]
 
 
 def test_under_ts1_a_particle_meets_another_theta_in_each_step_and_keeps_its_path(generator: torch.Generator) -> None:
     num_theta, num_starts, horizon = 4, 300, 5
     shifts = 10.0 ** torch.arange(num_theta, dtype=torch.float64)
-    world = World(DrawsPosterior({"shift": shifts}), Shifts(), lambda s, a, n: n[..., 0] - s[..., 0], None)
+    world = World(DrawsPosterior({"shift": shifts}), Shifts(), lambda s, a, n: (n - s - a)[..., 0], None)
     world = dataclasses.replace(world, num_theta=num_theta, propagation=ts_1)
     policy = LinearPolicy(torch.full((1, 1), 0.25, dtype=torch.float64))
     starts = 1e-3 * torch.arange(num_theta * num_starts, dtype=torch.float64).view(num_theta, num_starts, 1)
@@ -230,18 +230,19 @@ def test_under_ts1_a_particle_meets_another_theta_in_each_step_and_keeps_its_pat
     assert randomness.propagation_noise.shape == (horizon, num_theta, num_starts, 1)
     arguments = {**randomness._asdict(), "theta": {"shift": shifts}}
     imagined = imagine_policy(world, policy, starts, **arguments)
-    steps = (imagined.states[1:] - imagined.states[:-1])[..., 0]
+    steps = (imagined.states[1:] - imagined.states[:-1] - imagined.actions)[..., 0]
     assert torch.equal(imagined.states[0], starts)
-    torch.testing.assert_close(imagined.rewards, steps, atol=1e-9, rtol=0)
+    torch.testing.assert_close(imagined.rewards, steps, atol=1e-8, rtol=0)
     torch.testing.assert_close(imagined.actions, 0.25 * imagined.states[:-1])
     met = steps.log10().round().long()
-    torch.testing.assert_close(steps, shifts[met], atol=1e-9, rtol=0)
+    torch.testing.assert_close(steps, shifts[met], atol=1e-8, rtol=0)
     assert torch.equal(met.sort(dim=1).values, torch.arange(num_theta).view(1, -1, 1).expand_as(met))  # none twice
     counts = torch.bincount((met + num_theta * torch.arange(num_theta).view(1, -1, 1)).flatten())
     expected = horizon * num_starts / num_theta
     assert bool(((counts - expected).abs() < 5 * (expected * (1 - 1 / num_theta)) ** 0.5).all())
     stays = imagine_policy(dataclasses.replace(world, propagation=ts_infinity), policy, starts, **arguments)
-    torch.testing.assert_close((stays.states[-1] - starts)[..., 0], (horizon * shifts)[:, None].expand(-1, num_starts))
+    steps = (stays.states[1:] - stays.states[:-1] - stays.actions)[..., 0]
+    torch.testing.assert_close(steps, shifts[:, None].expand_as(steps), atol=1e-8, rtol=0)
 
 
 def test_with_one_theta_ts1_is_ts_infinity(generator: torch.Generator) -> None:

@@ -144,7 +144,9 @@ def test_without_a_world_or_an_imagination_all_is_real() -> None:
 
 def test_rollouts_start_every_so_many_steps_of_the_whole_run() -> None:
     learner = recipe(Nobody(), imagination(rollout_every=4, rollout_length=1))
-    learner.remember(Transitions.concatenate([step(number) for number in range(3)]))
+    learner.remember(Transitions.concatenate([step(number) for number in range(2)]))
+    after(learner, 1, world=world())
+    assert len(learner.imagined) == 0
     after(learner, 1, world=world())  # the fourth step
     assert len(learner.imagined) == 30
     after(learner, 3, world=world())
