@@ -1,7 +1,7 @@
 """Study 4: the variance that a network puts out says nothing of what the data did not show it.
 
-Data of a sine with noise that differs from place to place, x in [−2, 2]; questions also at x in [3, 5]. One network with an output
-variance ("idea 1"), an ensemble of such networks, and a mean-field posterior over one ("idea 2").
+Data of a sine with noise that differs from place to place, x in [−2, 2]; questions also at x in [3, 5]. One network
+with an output variance ("idea 1"), an ensemble of such networks, and a mean-field posterior over one ("idea 2").
 """
 
 import pathlib
