@@ -56,7 +56,7 @@ def write(
         else:
             paths |= _write_knowledge(folder, builder, state, evaluation)
         if state.learned:
-            paths["learned beside it" if state.posterior else "learned"] = folder / "learned.safetensors"
+            paths["learned by the algorithm"] = folder / "learned.safetensors"
             save_tensors(state.learned, folder / "learned.safetensors")
         if evaluation:
             paths["evaluation episodes"] = folder / "evaluation.npz"
@@ -133,20 +133,13 @@ def _last_episode(transitions: Transitions) -> Transitions:
     return transitions[transitions.episode == transitions.episode[-1]]
 
 
-def described(builder: Builder) -> list[str]:
-    """Environment, algorithm, unless it is the usual one, and posterior, if there is one."""
-    config = builder.config
-    algorithm = [] if config.algorithm.name == "mpc" else [config.algorithm.name]
-    return [config.env, *algorithm, *([config.posterior.name] if builder.learns_model else [])]
-
-
 def _learning_curve(builder: Builder, state: RunState, evaluation: list[Episode]) -> LearningCurve:
     returns = torch.tensor([m["return"] for m in state.metrics])
     return LearningCurve(
         returns.numpy(),
         base_policy_episodes=sum(m["phase"] == "base policy" for m in state.metrics),
         evaluation_returns=torch.tensor([episode.total_reward for episode in evaluation]).numpy(),
-        name=", ".join(described(builder)),
+        name=", ".join((builder.config.env, *builder.config.method)),
         learned_label="planned" if builder.plans else "by what was learned",
     )
 

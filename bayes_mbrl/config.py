@@ -94,6 +94,15 @@ class Config(pydantic.BaseModel):
     recalibration: Component = Component("recalibration", "none", {})
     rollout: Rollout = Rollout()
 
+    @property
+    def method(self) -> tuple[str, ...]:
+        """What sets runs apart, for names and titles: the algorithm, unless it is the usual one, and the posterior, if
+        there is one.
+        """
+        algorithm = self.algorithm
+        names = [] if algorithm.name == SECTIONS["algorithm"].default else [algorithm.name]
+        return (*names, *([self.posterior.name] if algorithm.row.learns_model else []))
+
     def to_mapping(self) -> dict[str, Any]:
         """Plain data from which `from_mapping` makes an equal configuration."""
         result: dict[str, Any] = {}

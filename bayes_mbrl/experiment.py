@@ -235,7 +235,7 @@ def _next_episode(builder: Builder, state: RunState, observer: Observer) -> RunS
     metrics = {
         "episode": number,
         "phase": "base policy" if learning.by_base_policy else builder.config.algorithm.name,
-        **_episode_metrics(episode),
+        **_episode_metrics(episode, "planning" if builder.plans else "acting"),
         **_held_out_metrics(builder, state, episode.transitions),
     }
 
@@ -260,13 +260,13 @@ class _FitFailedError(UserError):
         self.state = state
 
 
-def _episode_metrics(episode: Episode) -> dict[str, float | int]:
+def _episode_metrics(episode: Episode, doing: str) -> dict[str, float | int]:
     num_steps = len(episode.transitions)
     return {
         "return": episode.total_reward,
         "num_steps": num_steps,
         "terminated": bool(episode.transitions.terminated[-1]),
-        "planning_seconds_per_step": episode.acting_seconds / num_steps,
+        f"{doing}_seconds_per_step": episode.acting_seconds / num_steps,
     }
 
 

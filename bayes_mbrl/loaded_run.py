@@ -81,6 +81,12 @@ class LoadedRun:
         """Numbers of the training episodes there are transitions of."""
         return [] if self.transitions is None else sorted(set(self.transitions.episode.tolist()))
 
+    @property
+    def base_episodes(self) -> list[int]:
+        """Numbers of those that are the base policy's; the first one where nothing says which they are."""
+        named = [row.get("episode") for row in self.metrics if row.get("phase") == "base policy"]
+        return [number for number in self.episodes if number in named] or self.episodes[:1]
+
     def episode(self, number: int) -> Transitions:
         """The transitions of one training episode. Raises KeyError where there is none."""
         if self.transitions is None or number not in self.episodes:
@@ -164,7 +170,6 @@ def _final(run: LoadedRun, missing: list[str]) -> Knowledge | None:
     if run.builder is None or run.transitions is None:
         return None
     if not run.builder.learns_model:
-        missing.append(f"algorithm {run.config.algorithm.name} learns no model, so nothing is predicted")
         return None
     path = run.folder / "posterior" / "posterior.safetensors"
     last = max(run.snapshots, default=-1)

@@ -17,7 +17,9 @@ from bayes_mbrl.config import Config
 _FIELDS = (
     # key, label, format, factor
     ("return", "return", "{:.1f}", 1),
+    ("imagined_return", "imagined return", "{:.1f}", 1),
     ("loss", "loss", "{:.4g}", 1),
+    ("critic_loss", "critic loss", "{:.3g}", 1),
     ("held_out_log_likelihood", "held-out log-likelihood", "{:.2f}", 1),
     ("held_out_rmse", "held-out RMSE", "{:.3g}", 1),
     ("planning_seconds_per_step", "planning", "{:.0f} ms/step", 1000),

@@ -32,6 +32,14 @@ class Row:
     """Whether it is of all runs together: `section(runs)` instead of `section(run)`."""
     takes_dimensions: bool = False
     """Whether it is asked for two dimensions of the state: `section(run, dimensions=(i, j))`, or None."""
+    needs: Literal["", "model", "plans", "learner"] = ""
+    """What the run's algorithm has to have: p(θ | D), plans, or something that it learns beside p(θ | D)."""
+
+    def serves(self, run: LoadedRun) -> bool:
+        """Whether it has anything to say of such a run."""
+        algorithm = run.config.algorithm.row
+        has = {"model": algorithm.learns_model, "plans": algorithm.plans, "learner": not algorithm.plans}
+        return has.get(self.needs, True)
 
     def load(self) -> Callable[..., Section]:
         """The function."""
@@ -42,16 +50,17 @@ class Row:
 SECTIONS = (
     Row("overview", "What this is", joint=True),
     Row("learning", "Learning curve", joint=True),
-    Row("knowledge", "What the model knew at each episode"),
-    Row("uncertainty_map", "Map of uncertainty", takes_dimensions=True),
-    Row("plan_return", "The return of a plan"),
-    Row("calibration", "Calibration"),
-    Row("diagnosis", "Did inference converge?"),
+    Row("improvement", "What the algorithm learned", needs="learner"),
+    Row("knowledge", "What the model knew at each episode", needs="model"),
+    Row("uncertainty_map", "Map of uncertainty", takes_dimensions=True, needs="model"),
+    Row("plan_return", "The return of a plan", needs="plans"),
+    Row("calibration", "Calibration", needs="model"),
+    Row("diagnosis", "Did inference converge?", needs="model"),
     Row("shift", "Shift and error growth"),
-    Row("exploitation", "Where the planner exploits the model"),
+    Row("exploitation", "Where the planner exploits the model", needs="plans"),
     Row("provenance", "Configuration and versions", joint=True),
 )
-"""In the order in which they are read."""
+"""In the order in which they are read; one that serves none of the runs is left out."""
 
 
 def write_report(
@@ -83,13 +92,15 @@ def write_report(
     names = run_names(runs) if len(runs) > 1 else [""]
     chapters = []
     for row in SECTIONS:
+        if not any(map(row.serves, runs)):
+            continue
         if row.joint:
             progress(row.title)
             columns = [("", _answer(row, runs, {}, row.title, warn))]
         else:
             columns = [(name, answer[row.module]) for name, answer in zip(names, answers, strict=True)]
         chapters.append(Chapter(row.title, columns))
-    title = f"{runs[0].config.env}, {runs[0].config.posterior.name}: {runs[0].name}"
+    title = f"{', '.join((runs[0].config.env, *runs[0].config.method))}: {runs[0].name}"
     _write(path, form, title if len(runs) == 1 else f"{len(runs)} runs: {', '.join(names)}", chapters, warn)
     return path
 
@@ -120,11 +131,15 @@ def _answers(
     """By module, all sections that are of one run."""
     answers = {}
     for row in SECTIONS:
-        if not row.joint:
+        if row.joint:
+            continue
+        if row.serves(run):
             where = f"{run.name}, {row.title}"
             progress(where)
             chosen = {"dimensions": dimensions} if row.takes_dimensions else {}
             answers[row.module] = _answer(row, run, chosen, where, warn)
+        else:
+            answers[row.module] = Section(row.title, missing=[f"{run.config.algorithm.name} has nothing of the kind."])
     return answers
 
 

@@ -147,8 +147,9 @@ def _method(run: LoadedRun, moments: list[_Moment]) -> str:
         if len(moments) < possible
         else f"Each episode after the first{steps}"
     )
+    then = "the agent acted by" if run.config.algorithm.row.plans else "there was"
     return (
-        f"{thinning} as seen by the posterior that the agent acted by when it began ({NUM_THETA} samples of θ), which "
+        f"{thinning} as seen by the posterior that {then} when it began ({NUM_THETA} samples of θ), which "
         "had not learned from it. All uncertainties are of one step ahead, in standard deviations of the change of "
         f"state over the whole run ({UNIT}), root mean square over its dimensions: 1 is as much as the state changes "
         "anyway."

@@ -84,14 +84,14 @@ def _grouped(runs: Sequence[LoadedRun]) -> list[_Group]:
 def _label(group: Sequence[LoadedRun], groups: Sequence[Sequence[LoadedRun]]) -> str:
     """What sets the group apart, in a few words; of one run its name."""
     if len(groups) == 1:
-        what = group[0].config.posterior.name
+        what = " ".join(group[0].config.method)
     elif len(group) == 1:
         return group[0].name
     else:
         settings = [settings_of(other[0]) for other in groups if other[0].config.env == group[0].config.env]
         mine = settings_of(group[0])
         apart = [name for name in mine if name != "seed" and len({other.get(name) for other in settings}) > 1]
-        what = ", ".join(f"{name} {mine[name]}" for name in apart[:2]) or group[0].config.posterior.name
+        what = ", ".join(f"{name} {mine[name]}" for name in apart[:2]) or " ".join(group[0].config.method)
     return what if len(group) == 1 else f"{what}, {len(group)} seeds"
 
 

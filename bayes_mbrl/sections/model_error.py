@@ -48,13 +48,16 @@ def one_step(run: LoadedRun, fresh: Transitions | None, missing: list[str]) -> P
     assert run.transitions is not None
     scale = change_scale(run.transitions[: run.final.num_fitted])
     generator = run.generator("model error")
-    first, next_episode = run.knowledge_after(run.episodes[0]), run.episodes[1:2]
+    last_base, first_learned = run.base_episodes[-1], "the first planned episode"
+    if not run.config.algorithm.row.plans:
+        first_learned = "the learned policy's first episode"
+    first, later = run.knowledge_after(last_base), [number for number in run.episodes if number > last_base]
     if first is None:
-        missing.append("The posterior after the first episode is not kept, so its errors are not shown.")
-    planned = run.episode(next_episode[0]) if next_episode else None
+        missing.append("The posterior of the base policy's data is not kept, so its errors are not shown.")
+    acted = run.episode(later[0]) if later else None
     cases = [
         ("base policy's data only", first, "base policy, fresh episodes", fresh),
-        ("base policy's data only", first, "the first planned episode", planned),
+        ("base policy's data only", first, first_learned, acted),
         ("base policy's data only", first, "evaluation episodes", run.evaluation),
         ("all data", run.final, "base policy, fresh episodes", fresh),
         ("all data", run.final, "evaluation episodes", run.evaluation),
@@ -73,22 +76,22 @@ def one_step(run: LoadedRun, fresh: Transitions | None, missing: list[str]) -> P
         return [], [], []
     columns = ("fitted to", "tried on", "transitions", "RMSE (sd of Δs)", "log-likelihood (nats)")
     table = Table(columns, rows, "Error of the model on transitions it has not learned from (± 1 standard error)")
-    text = [sentence for sentence in (_cost_of_shift(found), _repair(found)) if sentence]
+    text = [sentence for sentence in (_cost_of_shift(found, first_learned), _repair(found)) if sentence]
     chart = _error_by_episode(run, fresh, scale, generator)
     return text, [chart] if chart else [], [table]
 
 
-def _cost_of_shift(found: dict[tuple[str, str], _Error]) -> str:
+def _cost_of_shift(found: dict[tuple[str, str], _Error], first_learned: str = "the first planned episode") -> str:
     """The first model at home and abroad, in words."""
     at_home = found.get(("base policy's data only", "base policy, fresh episodes"))
-    abroad = found.get(("base policy's data only", "the first planned episode"))
+    abroad = found.get(("base policy's data only", first_learned))
     if at_home is None or abroad is None:
         return ""
     home, away, spread = float(at_home.rmse), float(abroad.rmse), float(at_home.rmse_standard_error)
     certain = abs(away - home) > 2 * spread  # never, where the spread is not known
     change = f"{away / home:.2g} times that" if certain else "not clearly another than that"
     return (
-        "Fitted to the base policy's data alone, the model's error in the first planned episode (RMSE "
+        f"Fitted to the base policy's data alone, the model's error in {first_learned} (RMSE "
         f"{away:.2g}, log-likelihood {float(abroad.log_likelihood):.3g} nats a transition) is {change} in fresh "
         f"episodes of the base policy (RMSE {plus_minus(home, spread, 2)}, log-likelihood "
         f"{float(at_home.log_likelihood):.3g}). It had seen neither."
@@ -96,7 +99,7 @@ def _cost_of_shift(found: dict[tuple[str, str], _Error]) -> str:
 
 
 def _repair(found: dict[tuple[str, str], _Error]) -> str:
-    """What the data of the planned episodes changed, in words."""
+    """What the data after the base policy's changed, in words."""
     before = found.get(("base policy's data only", "evaluation episodes"))
     after = found.get(("all data", "evaluation episodes"))
     if before is None or after is None:
@@ -106,7 +109,7 @@ def _repair(found: dict[tuple[str, str], _Error]) -> str:
     change = "no clear change" if not abs(new - old) > 2 * spread else "a gain" if new < old else "a loss"
     return (
         f"In the evaluation episodes, where the learned policy goes, the RMSE went from {old:.2g} with the base "
-        f"policy's data to {new:.2g} with all data: {change} by the data of the planned episodes."
+        f"policy's data to {new:.2g} with all data: {change} by the data of the episodes since."
     )
 
 
@@ -180,7 +183,10 @@ def growth(run: LoadedRun, missing: list[str]) -> Part:
         "T steps: errors that grow in proportion to h, b = 1, add up to it."
     ]
     charts, rows = [], []
-    for name, knowledge in (("all data", run.final), ("base policy's data", run.knowledge_after(run.episodes[0]))):
+    for name, knowledge in (
+        ("all data", run.final),
+        ("base policy's data", run.knowledge_after(run.base_episodes[-1])),
+    ):
         if knowledge is None:
             continue
         seen = lookahead(

@@ -36,13 +36,20 @@ def section(run: LoadedRun) -> Section:
         missing.append("All data were recorded elsewhere, so there are no two policies to compare.")
         text, figures, tables = _growth(run, missing) if run.final and run.builder else ([], [], [])
         return Section(title, text, figures, tables, missing)
+    if run.builder is not None and run.builder.environment.num_states is not None:
+        why = f"The states of {run.config.env} are only counted: distances between their numbers would mean nothing."
+        return Section(title, missing=(why,))
     base = base_policy_rows(run)
     fresh = _fresh_episodes(run, missing)
     learned, learned_name = learned_policy_rows(run)
     if learned is None:
-        missing.append("No episode was planned yet, so there are no states of a learned policy to compare with.")
+        missing.append(
+            "All episodes are the base policy's, so there are no states of a learned policy to compare with."
+        )
         return Section(title, missing=missing)
     text, figures, tables = _states(run, base, fresh, learned, learned_name)
+    if not run.config.algorithm.row.learns_model:
+        return Section(title, text, figures, tables, missing)
     if run.final is None or run.builder is None:
         missing.append(
             "The model's errors are not shown, since there is no posterior, or no environment to go with it."
@@ -62,21 +69,18 @@ def _growth(run: LoadedRun, missing: list[str]) -> Part:
 def base_policy_rows(run: LoadedRun) -> Transitions:
     """What the base policy collected in training: its episodes, or the first one where nothing says which they are."""
     assert run.transitions is not None
-    named = [row["episode"] for row in run.metrics if row.get("phase") == "base policy" and "episode" in row]
-    numbers = torch.tensor([number for number in named if number in run.episodes] or run.episodes[:1])
-    return run.transitions[torch.isin(run.transitions.episode, numbers)]
+    return run.transitions[torch.isin(run.transitions.episode, torch.tensor(run.base_episodes))]
 
 
 def learned_policy_rows(run: LoadedRun, max_episodes: int = 5) -> tuple[Transitions | None, str]:
-    """(evaluation episodes, or the last ones of training that were planned; what they are, in words)."""
+    """(evaluation episodes, or the last ones of training that are not the base policy's; what they are, in words)."""
     if run.evaluation is not None and len(run.evaluation):
         return run.evaluation, "evaluation episodes"
     assert run.transitions is not None
-    base = set(base_policy_rows(run).episode.tolist())
-    planned = [number for number in run.episodes if number not in base][-max_episodes:]
-    if not planned:
+    later = [number for number in run.episodes if number not in run.base_episodes][-max_episodes:]
+    if not later:
         return None, ""
-    return run.transitions[torch.isin(run.transitions.episode, torch.tensor(planned))], "last episodes of training"
+    return run.transitions[torch.isin(run.transitions.episode, torch.tensor(later))], "last episodes of training"
 
 
 def _fresh_episodes(run: LoadedRun, missing: list[str]) -> Transitions | None:
@@ -121,7 +125,7 @@ def _states(
         f"episodes and {FRESH_STEPS:,} steps)"
     )  # fmt: skip
     text = [
-        "A model is only as good as its data, and planning with it changes which states are visited: this is the "
+        f"A model is only as good as its data, and {_acting(run)} changes which states are visited: this is the "
         "distribution shift of the lecture. Compared are the states of the base policy, from "
         f"{_episodes(base)} of training ({len(base)} transitions){played}, with those of the learned policy, from "
         f"{_episodes(learned)} ({learned_name}, {len(learned)} transitions); the tests use a random "
@@ -155,6 +159,10 @@ def _states(
     if len(dimensions) > MAX_HISTOGRAMS:
         text.append(f"Shown are the {MAX_HISTOGRAMS} of {len(dimensions)} dimensions whose distributions differ most.")
     return text, [*charts, null_chart(first)], [table]
+
+
+def _acting(run: LoadedRun) -> str:
+    return "planning with it" if run.config.algorithm.row.plans else "acting by what was learned"
 
 
 def _test(run: LoadedRun, distance: Distance, states: Tensor, groups: Tensor, learned: Transitions) -> ShiftTest:

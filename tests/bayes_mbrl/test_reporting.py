@@ -66,12 +66,52 @@ def test_the_whole_report_of_a_run(finished: pathlib.Path, tmp_path: pathlib.Pat
     assert torch.equal(before, torch.get_rng_state())
     page = path.read_text(encoding="utf-8")
     for row in SECTIONS:
-        assert f"<h2>{row.title}</h2>" in page
+        assert (f"<h2>{row.title}</h2>" in page) == (row.needs != "learner")
     assert "failed with" not in page
     assert len(page.encode()) < 8_000_000
     write_report([finished], out=tmp_path / "b.html", warn=warnings.append)
     assert (tmp_path / "b.html").read_bytes() == path.read_bytes()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.html", "b.html"]
+
+
+SAC = ("algorithm=sac", "algorithm.hidden=[4]", "algorithm.batch_size=4", "num_base_steps=1")
+
+
+@pytest.fixture(scope="module")
+def model_free(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    folder = tmp_path_factory.mktemp("runs") / "free"
+    start(folder, "LinearGaussian-v0", *SAC, "num_episodes=2", "num_evaluation_episodes=1")
+    return folder
+
+
+def test_a_run_without_a_posterior_is_not_asked_about_one(model_free: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    warnings: list[str] = []
+    page = write_report([model_free], out=tmp_path / "a.md", warn=warnings.append).read_text()
+    assert warnings == []
+    assert page.startswith("# LinearGaussian-v0, sac: free\n")
+    titles = [line.removeprefix("## ") for line in page.splitlines() if line.startswith("## ")]
+    assert titles == [row.title for row in SECTIONS if row.needs in ("", "learner")]
+    above, _, configuration = page.partition("## Configuration")
+    for word in ("planner", "planning", "planned", "mean-field", "Not shown", "cem"):
+        assert word not in above, word
+    assert "| algorithm | sac |" in above
+    assert "critic loss" in above
+    assert "planner.name" in configuration  # all settings stand there, used or not
+
+
+def test_a_run_with_a_posterior_and_one_without_stand_side_by_side(
+    finished: pathlib.Path, model_free: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cheap(
+        monkeypatch,
+        Row("improvement", "What the algorithm learned", needs="learner"),
+        Row("diagnosis", "D", needs="model"),
+    )
+    page = write_report([finished, model_free], out=tmp_path / "a.md", warn=lambda _: None).read_text()
+    assert "| algorithm | mpc | sac |" in page
+    assert "| posterior | mean-field | — |" in page
+    assert "mpc has nothing of the kind" in page
+    assert "sac has nothing of the kind" in page
 
 
 def test_one_run_goes_into_its_folder_several_beside_the_first(

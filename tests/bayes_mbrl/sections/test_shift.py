@@ -201,7 +201,7 @@ def test_what_is_missing_is_said(whole: LoadedRun) -> None:
     assert "no transitions of training" in _texts(nothing)
     assert whole.transitions is not None
     base_only = dataclasses.replace(whole, transitions=whole.transitions[:50], evaluation=None)
-    assert "No episode was planned yet" in _texts(section(base_only))
+    assert "All episodes are the base policy's" in _texts(section(base_only))
     no_environment = section(dataclasses.replace(whole, builder=None, final=None))
     assert "errors are not shown" in _texts(no_environment)
     assert "only 6 relabellings exist" in _texts(no_environment)
@@ -209,7 +209,7 @@ def test_what_is_missing_is_said(whole: LoadedRun) -> None:
     no_posterior = section(dataclasses.replace(whole, final=None))
     assert "errors are not shown" in _texts(no_posterior)
     no_snapshots = section(dataclasses.replace(whole, snapshots={}))
-    assert "posterior after the first episode is not kept" in _texts(no_snapshots)
+    assert "posterior of the base policy's data is not kept" in _texts(no_snapshots)
     assert len(no_snapshots.tables[1].rows) == 2
     no_evaluation = section(dataclasses.replace(whole, evaluation=None))
     assert "growth of the error is not shown" in _texts(no_evaluation)
