@@ -29,6 +29,7 @@ app = typer.Typer(
 )
 
 Run = Annotated[pathlib.Path, typer.Argument(help="The folder of a run.", show_default=False)]
+_ALGORITHM = "How the model is used, by name or step of the lecture (v0.5 to v3.0): `bayes-mbrl list algorithms`."
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
@@ -62,7 +63,7 @@ def run(
     env: Annotated[
         str | None, typer.Option(help="Environment: `bayes-mbrl list environments`, or any id of Gymnasium.")
     ] = None,
-    algorithm: Annotated[str | None, typer.Option(help="How the model is used.")] = None,
+    algorithm: Annotated[str | None, typer.Option(help=_ALGORITHM)] = None,
     posterior: Annotated[str | None, typer.Option(help="How p(θ|D) is approximated.")] = None,
     planner: Annotated[str | None, typer.Option(help="How a plan is searched.")] = None,
     objective: Annotated[str | None, typer.Option(help="What makes a plan good.")] = None,
@@ -117,6 +118,7 @@ def fit(
     env: Annotated[
         str | None, typer.Option(help="The environment that the data are from.  [default: as recorded, if it is here]")
     ] = None,
+    algorithm: Annotated[str | None, typer.Option(help="Who acts later, by what was learned.")] = None,
     posterior: Annotated[str | None, typer.Option(help="How p(θ|D) is approximated.")] = None,
     seed: Annotated[int | None, typer.Option(help="The one seed of the run.")] = None,
     hold_out: Annotated[
@@ -134,7 +136,7 @@ def fit(
 
         _one_thread()
         recording = offline.read_data(data)
-        options = {"env": env, "posterior": posterior, "seed": seed, "device": device}
+        options = {"env": env, "algorithm": algorithm, "posterior": posterior, "seed": seed, "device": device}
         warn = lambda text: typer.echo(f"warning: {text}", err=True)  # noqa: E731
         config = offline.configure(recording, overrides or [], options=options, warn=warn)
         offline.check(config, recording, hold_out)
@@ -318,7 +320,14 @@ def _summaries(kind: str) -> Mapping[str, str]:
         return {name: spec.summary for name, spec in {**ENVIRONMENTS, **COUNTED}.items()}
     from bayes_mbrl.registry import SECTIONS
 
-    return {name: row.summary for name, row in SECTIONS[_SECTIONS[kind]].rows.items()}
+    table = SECTIONS[_SECTIONS[kind]]
+    return {name: f"{row.summary}{_also(name, table.aliases)}" for name, row in table.rows.items()}
+
+
+def _also(name: str, aliases: Mapping[str, str]) -> str:
+    """The row's other names."""
+    others = [alias for alias, row in aliases.items() if row == name]
+    return f" (also: {', '.join(others)})" if others else ""
 
 
 def _show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -248,8 +248,10 @@ def _chosen_name(section: str, table: Table, layers: Sequence[Layer], problems: 
         name = layer.sections.get(section, {}).get("name", name)
     if isinstance(name, str) and name in table.rows:
         return name
-    problems.append(unknown_name(section, name, table.rows))
-    return nearest_name(name, table.rows) or table.default
+    names = [*table.rows, *(alias for alias, row in table.aliases.items() if row in table.rows)]
+    problems.append(unknown_name(section, name, names))
+    nearest = nearest_name(name, names) or table.default
+    return table.aliases.get(nearest, nearest)
 
 
 def _component(
