@@ -92,6 +92,11 @@ class Imagined(NamedTuple):
     terminated: Tensor
     """[H, K, B] bool: this step was lived and ended the episode"""
 
+    @property
+    def is_sound(self) -> Tensor:
+        """[K, B] bool: the trajectory went on to the horizon or to a termination, and did not diverge."""
+        return self.lived[-1] | self.terminated.any(0)
+
 
 def imagine_policy(
     world: World,

@@ -130,6 +130,11 @@ ALGORITHMS = Table(
             "bayes_mbrl.algorithms.policy_backprop:PolicyBackprop",
             plans=False,
         ),
+        "policy-gradient": Row(
+            "v2.5: policy gradient on imagined trajectories, until held-out models see no gain; run it, refit",
+            "bayes_mbrl.algorithms.policy_gradient:PolicyGradient",
+            plans=False,
+        ),
         "mbpo": Row(
             "v3.0: short imagined rollouts from real states, and soft actor-critic on both (MBPO)",
             "bayes_mbrl.algorithms.mbpo:MBPO",

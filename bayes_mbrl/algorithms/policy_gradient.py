@@ -1,26 +1,38 @@
-"""Policy gradient on imagined trajectories: the likelihood ratio needs no derivative of the model.
+"""Policy gradient on imagined trajectories: version 2.5 of the lecture, whose steps are:
+
+1. run the base policy to collect D                                         learning.py
+2. learn the dynamics, here the posterior p(θ | D)                          learning.py
+3. simulate trajectories with f by π, long ones from the start states       `PolicyGradientLearner.sample`
+4. improve π by them, by policy gradient, and go on from 3                  `PolicyGradientLearner.improve`
+5. run π, appending the visited tuples to D, and go on from 2               learning.py
 
     ∇J = E[Σ_t ∇ log π(a_t | s_t) A_t],    A_t = Σ_{t' >= t} γ^(t' − t) r_t' − V(s_t)
 
-with a learned baseline V, normalised advantages, and, if wanted, PPO's clipped surrogate, which allows several steps on
-the same trajectories. Whether the policy still improves is asked of models of its own, the validation set.
+The likelihood ratio needs no derivative of the model. V is a learned baseline, the advantages are normalised, and PPO's
+clipped surrogate, if wanted, allows several steps on the same trajectories. Steps 3 and 4 end when held-out models say
+that π no longer improves in most of them (model_validation.py); what is kept is π as it was when they last said it did.
 
-Source: lecture, "version 2.5"; Williams (1992); Schulman et al., PPO (2017), eq. 7; validation by models: Kurutach et
-al., Model-Ensemble TRPO (2018), section 4.3. Axes: H steps, K parameter samples, B starts of each, S state, A action.
+Source: lecture; Williams (1992); Schulman et al., PPO (2017), eq. 7; Kurutach et al., Model-Ensemble TRPO (2018).
+Axes: H steps, K parameter samples, B starts of each, S state, A action, N steps of all trajectories.
 """
 
 import dataclasses
 import math
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, ClassVar
 
 import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
 from torch.nn import functional
 
+from bayes_mbrl.algorithms.base import Agent
 from bayes_mbrl.algorithms.gradient_learner import GradientLearner
-from bayes_mbrl.imagination import Imagined, World, imagine_policy, returns_of
+from bayes_mbrl.algorithms.learner import Learner, LearningAlgorithm, Task, check_continuous
+from bayes_mbrl.algorithms.model_validation import ModelValidation, held_out_models
+from bayes_mbrl.algorithms.policy_agent import PolicyAgent
+from bayes_mbrl.data import Transitions
+from bayes_mbrl.imagination import Imagined, World, imagine_policy
 from bayes_mbrl.inference.base import Theta, check_settings, seeded_global_state
 from bayes_mbrl.policies import TanhGaussianPolicy, fully_connected
 
@@ -41,7 +53,7 @@ class Samples:
     """[N]: Σ_{t' >= t} γ^(t' − t) r_t'"""
 
 
-class PolicyGradientLearner(GradientLearner):
+class PolicyGradientLearner(GradientLearner, Learner):
     """A squashed normal policy and its baseline."""
 
     @check_settings
@@ -60,9 +72,18 @@ class PolicyGradientLearner(GradientLearner):
         num_epochs: Annotated[int, Gt(0)] = 5,
         normalise: bool = True,
         max_gradient_norm: Annotated[float, Gt(0)] = 10.0,
+        horizon: Annotated[int, Gt(0)] = 100,
+        num_starts: Annotated[int, Gt(0)] = 10,
+        visited_share: Annotated[float, Ge(0), Le(1)] = 0.0,
+        num_rounds: Annotated[int, Gt(0)] = 50,
+        num_held_out: Annotated[int, Gt(0)] = 10,
+        validate_every: Annotated[int, Gt(0)] = 5,
+        min_share_improved: Annotated[float, Ge(0), Le(1)] = 0.7,
+        patience: Annotated[int, Gt(0)] = 1,
     ) -> None:
         """low and high [A] bound the actions. `clip` is ε of PPO; None is the plain gradient, which is right for one
-        epoch only, so that more are refused. `normalise` gives the advantages mean 0 and variance 1.
+        epoch only, so that more are refused. `normalise` gives the advantages mean 0 and variance 1. The rest is about
+        `after_fit`: see `PolicyGradient`.
 
         Raises ValueError for settings out of range.
         """
@@ -73,14 +94,83 @@ class PolicyGradientLearner(GradientLearner):
             self.policy = TanhGaussianPolicy(state_dim, low, high, hidden)
             self.baseline = fully_connected([state_dim, *hidden, 1])
         self.discount, self.clip, self.num_epochs, self.normalise = discount, clip, num_epochs, normalise
+        self.horizon, self._num_rounds, self._num_starts = horizon, num_rounds, num_starts
+        self._visited_share, self._num_held_out = visited_share, num_held_out
+        self._validate_every, self._min_share, self._patience = validate_every, min_share_improved, patience
+        self._told: dict[str, Any] = {}
         self.modules = {"policy": self.policy, "baseline": self.baseline}
         self.optimise("policy", self.policy.parameters(), learning_rate=learning_rate, max_norm=max_gradient_norm)
         self.optimise("baseline", self.baseline.parameters(), learning_rate=baseline_learning_rate)
 
-    def improve(
-        self, world: World, starts: Tensor, theta: Theta, *, horizon: int, generator: torch.Generator
-    ) -> dict[str, float]:
-        """One round: imagine H steps from starts [K, B, S], then `num_epochs` steps of policy and baseline."""
+    @property
+    def num_steps_after_fit(self) -> int:
+        """See `Learner.num_steps_after_fit`."""
+        return self._num_rounds
+
+    def agent(self, *, explore: bool) -> Agent:
+        """See `Learner.agent`."""
+        return PolicyAgent(self.policy, explore)
+
+    def report(self) -> Mapping[str, Any]:
+        """Of the rounds after the last fit; the return is that of the kept policy in held-out models."""
+        return self._told
+
+    def warnings(self) -> list[str]:
+        """See `Learner.warnings`."""
+        return self.take_notes()
+
+    def after_fit(
+        self, world: World, transitions: Transitions, *, generator: torch.Generator, advance: Callable[[], None]
+    ) -> None:
+        """Steps 3 and 4, until held-out models say that the policy no longer improves in most of them."""
+        posterior, held_out = held_out_models(world.posterior, self._num_held_out, generator=generator)
+        world = dataclasses.replace(world, posterior=posterior)
+        num_held_out = len(next(iter(held_out.values()), ())) or self._num_held_out  # a known world has no parameters
+        validation = ModelValidation.begin(
+            world,
+            held_out,
+            self.policy,
+            self._starts(transitions, num_held_out, generator),
+            horizon=self.horizon,
+            min_share=self._min_share,
+            generator=generator,
+        )
+        kept, num_failed, norms = self.tensors(), 0, []
+        for number in range(1, self._num_rounds + 1):
+            starts = self._starts(transitions, world.num_theta, generator)
+            theta = posterior.sample(world.num_theta, generator=generator)
+            norms.append(self.improve(world, starts, theta, horizon=self.horizon, generator=generator))
+            advance()
+            if number % self._validate_every and number < self._num_rounds:
+                continue
+            share, passed = validation.check(self.policy)
+            kept, num_failed = (self.tensors(), 0) if passed else (kept, num_failed + 1)
+            if num_failed >= self._patience:
+                break
+        if num_failed:
+            self.load(kept)
+        self._told = {
+            "imagined_return": float(validation.returns.mean()),
+            "num_rounds": number,
+            "share_improved": share,
+            "gradient_norm": sum(norms) / len(norms),
+        }
+
+    def _starts(self, transitions: Transitions, num_theta: int, generator: torch.Generator) -> Tensor:
+        """First states of episodes, and visited states in their places by their share: [K, B, S]."""
+        shape, number = (num_theta, self._num_starts), transitions.episode
+        first = torch.cat([number.new_ones(1, dtype=torch.bool), number[1:] != number[:-1]]).nonzero().squeeze(-1)
+        initial = first[torch.randint(len(first), shape, generator=generator)]
+        visited = torch.randint(len(transitions), shape, generator=generator)
+        rows = torch.where(torch.rand(shape, generator=generator) < self._visited_share, visited, initial)
+        return transitions.state[rows]
+
+    def improve(self, world: World, starts: Tensor, theta: Theta, *, horizon: int, generator: torch.Generator) -> float:
+        """One round: imagine H steps from starts [K, B, S], then `num_epochs` steps of policy and baseline.
+
+        Returns the mean norm of the policy's gradient before it was clipped. Raises ExplodingGradientError at the third
+        gradient in a row that is not finite.
+        """
         samples = self.sample(world, starts, theta, horizon=horizon, generator=generator)
         norms = []
         for _ in range(self.num_epochs):
@@ -89,16 +179,19 @@ class PolicyGradientLearner(GradientLearner):
             # Returns may be of any size: the loss is measured in their own variance.
             scale = samples.to_go.var(correction=0).clamp(min=1e-8)
             self.descend("baseline", functional.mse_loss(values, samples.to_go) / scale)
-        return {"gradient_norm": float(torch.stack(norms).mean())}
+        return float(torch.stack(norms).mean())
 
     @torch.no_grad()
     def sample(
         self, world: World, starts: Tensor, theta: Theta, *, horizon: int, generator: torch.Generator
     ) -> Samples:
-        """Lived steps of imagined trajectories, with their advantages."""
+        """Lived steps of imagined trajectories, with their advantages.
+
+        A trajectory that diverged is left out as a whole: where rewards are negative, its end would be a gain.
+        """
         randomness = world.draw(horizon, starts, len(self.policy.centre), generator=generator)._replace(theta=theta)
         imagined = imagine_policy(world, self.policy, starts, **randomness._asdict())
-        lived, states = imagined.lived, imagined.states[:-1]
+        lived, states = imagined.lived & imagined.is_sound, imagined.states[:-1]
         mean, log_std = self.policy.unsquashed(states)
         unsquashed = torch.addcmul(mean, log_std.exp(), randomness.policy_noise)
         to_go = rewards_to_go(imagined, self.discount)
@@ -123,17 +216,6 @@ class PolicyGradientLearner(GradientLearner):
         clipped = ratio.clamp(1 - self.clip, 1 + self.clip) * samples.advantages
         return torch.minimum(plain, clipped).mean()
 
-    @torch.no_grad()
-    def returns(
-        self, world: World, starts: Tensor, theta: Theta, *, horizon: int, generator: torch.Generator
-    ) -> Tensor:
-        """Mean return of the policy's mode in each model [K]: what a validation set of models says of it."""
-        randomness = world.draw(horizon, starts, len(self.policy.centre), generator=generator)
-        still = torch.zeros_like(randomness.policy_noise)  # its action without noise is the mode
-        randomness = randomness._replace(theta=theta, policy_noise=still)
-        imagined = imagine_policy(world, self.policy, starts, **randomness._asdict())
-        return returns_of(imagined, discount=1.0).mean(1)
-
 
 def rewards_to_go(imagined: Imagined, discount: float) -> Tensor:
     """Σ_{t' >= t} γ^(t' − t) r_t' [H, K, B]; steps that were not lived have reward 0."""
@@ -149,3 +231,46 @@ def _log_normal(u: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
     """log N(u | mean, std²) summed over actions: [..., A] → [...], in nats."""
     standard = (u - mean) / log_std.exp()
     return (-0.5 * standard.square() - log_std - 0.5 * math.log(2 * math.pi)).sum(-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class PolicyGradient(LearningAlgorithm):
+    """Settings of the algorithm."""
+
+    propagations: ClassVar[tuple[str, ...]] = ("ts-infinity", "ts-1")
+    hidden: tuple[Annotated[int, Gt(0)], ...] = (64, 64)
+    """Widths of the hidden layers of policy and baseline."""
+    horizon: Annotated[int, Gt(0)] = 100
+    """H, after which an imagined trajectory is cut short."""
+    discount: Annotated[float, Ge(0), Le(1)] = 0.99
+    num_rounds: Annotated[int, Gt(0)] = 50
+    """After each fit, at most; a round is new trajectories and `num_epochs` steps on them."""
+    num_starts: Annotated[int, Gt(0)] = 10
+    """B: trajectories of each sample of θ."""
+    visited_share: Annotated[float, Ge(0), Le(1)] = 0.0
+    """Of trajectories, how many start from any visited state; the others from first states of episodes."""
+    clip: Annotated[float, Gt(0)] | None = 0.2
+    """ε of PPO; null: the plain gradient, for num_epochs=1."""
+    num_epochs: Annotated[int, Gt(0)] = 5
+    """Gradient steps on the same trajectories."""
+    learning_rate: Annotated[float, Gt(0)] = 1e-3
+    baseline_learning_rate: Annotated[float, Gt(0)] = 3e-3
+    max_gradient_norm: Annotated[float, Gt(0)] = 10.0
+    """What the policy's gradient is clipped to."""
+    num_held_out: Annotated[int, Gt(0)] = 10
+    """Samples of θ that are asked whether the policy improves; of stored draws at most half."""
+    validate_every: Annotated[int, Gt(0)] = 5
+    """Rounds between two checks."""
+    min_share_improved: Annotated[float, Ge(0), Le(1)] = 0.7
+    """Of the held-out models, in how many the policy has to be better than at the last check that passed."""
+    patience: Annotated[int, Gt(0)] = 1
+    """How many checks in a row have to fail before it stops; the policy of the last one that passed is kept."""
+    refit_every: Annotated[int, Gt(0)] | None = None
+    """Environment steps between two fits of the posterior; None: after each episode."""
+
+    def learner(self, task: Task, *, generator: torch.Generator) -> Learner:
+        """See `LearningAlgorithm.learner`."""
+        check_continuous(task, "a policy gradient with a squashed normal")
+        settings = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        del settings["refit_every"]
+        return PolicyGradientLearner(task.state_dim, task.low, task.high, generator=generator, **settings)

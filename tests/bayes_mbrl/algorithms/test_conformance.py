@@ -29,6 +29,10 @@ TINY: dict[str, tuple[str, ...]] = {
     "mbpo": _IMAGINING,
     "mve": (*_OFF_POLICY, "algorithm.updates_per_step=2", "algorithm.horizon=2", "algorithm.refit_every=8"),
     "mba": _IMAGINING,
+    "policy-gradient": (
+        *_NETWORK, "algorithm.horizon=4", "algorithm.num_starts=3", "algorithm.num_rounds=3",
+        "algorithm.num_held_out=2", "algorithm.validate_every=2", "algorithm.min_share_improved=0.0",
+    ),
     "sac": _OFF_POLICY,
     "dyna": ("num_base_steps=1", "algorithm.planning_steps=4"),
 }  # fmt: skip

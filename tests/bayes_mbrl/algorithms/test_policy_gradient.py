@@ -1,14 +1,20 @@
 """Policy gradient: unbiased against quadrature, rewards to go by hand, the clip, bit-equal going on, a task."""
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from bayes_mbrl.algorithms import policy_gradient
+from bayes_mbrl.algorithms.model_validation import mean_returns
 from bayes_mbrl.algorithms.policy_gradient import PolicyGradientLearner, Samples, rewards_to_go
+from bayes_mbrl.data import Transitions
 from bayes_mbrl.dynamics.known import KnownDynamics, Nothing
 from bayes_mbrl.imagination import Imagined, World
+from bayes_mbrl.inference.base import Theta
+from bayes_mbrl.inference.draws import DrawsPosterior
 
 LOW, HIGH = torch.tensor([-1.0]), torch.tensor([2.0])
 
@@ -97,8 +103,9 @@ def test_it_learns_to_steer(clip: float | None, num_epochs: int, generator: torc
 
     def mean_return() -> float:
         starts = torch.linspace(-1, 1, 20).view(1, 20, 1)
-        still = torch.Generator().manual_seed(0)
-        return float(pg.returns(model, starts, {}, horizon=10, generator=still).mean())
+        randomness = model.draw(10, starts, 1, generator=torch.Generator().manual_seed(0))
+        still = randomness._replace(policy_noise=torch.zeros(10, 1, 20, 1))
+        return float(mean_returns(model, pg.policy, starts, still).mean())
 
     before = mean_return()
     for _ in range(150):
@@ -122,3 +129,88 @@ def test_a_loaded_learner_goes_on_bit_equal() -> None:
 def test_more_epochs_without_a_clip_are_refused() -> None:
     with pytest.raises(ValueError, match=r"need num_epochs = 1 without clip, got 5"):
         learner(clip=None)
+
+
+def test_a_trajectory_that_diverged_is_left_out_as_a_whole(generator: torch.Generator) -> None:
+    """Else its end, after which no reward is lost, would be worth reaching."""
+    sound = world()
+    dynamics = KnownDynamics(lambda s, a: torch.where(s > 0, 2 * s + 1e30, 0.5 * s), noise_std=torch.zeros(1))
+    model = World(sound.posterior, dynamics, sound.reward, None)
+    starts = torch.tensor([[[-0.5], [0.5], [-0.3]]])
+    samples = learner().sample(model, starts, {}, horizon=4, generator=generator)
+    assert len(samples.states) == 2 * 4
+    assert bool((samples.states < 0).all())
+
+
+class _Sloping(KnownDynamics):
+    """s' = s + slope · a: models with slopes of other signs want other actions."""
+
+    def sample(self, theta: Theta, states: Tensor, actions: Tensor, noise: Tensor) -> Tensor:
+        return states + theta["slope"].view(-1, 1, 1) * actions
+
+
+def _sloping(*slopes: float) -> World:
+    """r = s'."""
+    posterior = DrawsPosterior({"slope": torch.tensor(slopes)})
+    dynamics = _Sloping(lambda s, a: s, noise_std=torch.zeros(1))
+    return World(posterior, dynamics, lambda s, a, n: n[..., 0], None, num_theta=2)
+
+
+def _transitions(num: int = 6) -> Transitions:
+    state = torch.linspace(-1, 1, num)[:, None]
+    nothing = torch.zeros(num)
+    return Transitions(state, torch.zeros(num, 1), nothing, state, nothing.bool(), torch.arange(num) // 2)
+
+
+def _improved(model: World, num_rounds: int, **settings: Any) -> tuple[PolicyGradientLearner, int]:
+    """The learner after a fit, and how many rounds it took."""
+    chosen = {"horizon": 3, "num_starts": 20, "learning_rate": 1e-2, "num_held_out": 2, "validate_every": 2}
+    pg = learner(num_rounds=num_rounds, **{**chosen, **settings})
+    rounds: list[None] = []
+    generator = torch.Generator().manual_seed(3)
+    pg.after_fit(model, _transitions(), generator=generator, advance=lambda: rounds.append(None))
+    return pg, len(rounds)
+
+
+def test_it_goes_on_while_held_out_models_agree() -> None:
+    pg, num_rounds = _improved(_sloping(1.0, 1.0, 1.0, 1.0), 10)
+    assert num_rounds == 10
+    assert pg.report()["share_improved"] == 1.0
+    assert pg.report()["num_rounds"] == 10
+    with torch.no_grad():
+        assert float(pg.policy.mode(torch.zeros(1, 1))) > float(learner().policy.mode(torch.zeros(1, 1)))
+
+
+@pytest.mark.parametrize("patience", [1, 3])
+def test_it_stops_where_they_get_worse_and_keeps_the_policy_that_they_last_approved_of(
+    patience: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The models of the training reward what the held-out ones punish: every check fails."""
+    model, held_out = _sloping(1.0, 1.0), {"slope": torch.tensor([-1.0, -1.0])}
+    monkeypatch.setattr(policy_gradient, "held_out_models", lambda *_, **__: (model.posterior, held_out))
+    pg, num_rounds = _improved(model, 20, patience=patience)
+    assert num_rounds == 2 * patience
+    assert pg.report()["share_improved"] == 0.0
+    for name, value in learner().tensors().items():
+        assert torch.equal(value, pg.tensors()[name]), name
+
+
+def test_some_models_that_get_worse_are_outvoted(monkeypatch: pytest.MonkeyPatch) -> None:
+    held_out = {"slope": torch.tensor([1.0, 1.0, 1.0, -1.0])}
+    model = _sloping(1.0, 1.0)
+    monkeypatch.setattr(policy_gradient, "held_out_models", lambda *_, **__: (model.posterior, held_out))
+    pg, num_rounds = _improved(model, 6, min_share_improved=0.7)
+    assert (num_rounds, pg.report()["share_improved"]) == (6, 0.75)
+    assert _improved(model, 6, min_share_improved=0.8)[1] == 2
+
+
+def test_trajectories_start_where_episodes_do_or_anywhere() -> None:
+    data, generator = _transitions(), torch.Generator().manual_seed(0)
+    initial = learner(num_starts=200)._starts(data, 3, generator)
+    assert initial.shape == (3, 200, 1)
+    assert torch.equal(initial.unique(), data.state[::2, 0])
+    anywhere = learner(num_starts=200, visited_share=1.0)._starts(data, 3, generator)
+    assert torch.equal(anywhere.unique(), data.state[:, 0])
+    half = learner(num_starts=2000, visited_share=0.5)._starts(data, 1, generator)
+    share = float(torch.isin(half, data.state[1::2]).double().mean())  # half of the visited states are first ones
+    assert abs(share - 0.25) < 5 * (0.25 * 0.75 / 2000) ** 0.5
