@@ -37,11 +37,19 @@ Expansion = Callable[["SoftActorCritic", Batch, torch.Generator], Regression]
 
 
 class TwinCritics(nn.Module):
-    """Q_1 and Q_2 of (s, a), fully connected with ReLU, both in one batched product a layer."""
+    """Q_1 and Q_2 of (s, a), fully connected with ReLU, both in one batched product a layer.
 
-    def __init__(self, state_dim: int, action_dim: int, hidden: Sequence[int]) -> None:
+    They see actions from the middle of their bounds in units of half their range.
+    """
+
+    centre: Tensor
+    half_range: Tensor
+
+    def __init__(self, state_dim: int, low: Tensor, high: Tensor, hidden: Sequence[int]) -> None:
         super().__init__()
-        sizes = [state_dim + action_dim, *hidden, 1]
+        self.register_buffer("centre", 0.5 * low + 0.5 * high, persistent=False)
+        self.register_buffer("half_range", 0.5 * high - 0.5 * low, persistent=False)
+        sizes = [state_dim + len(low), *hidden, 1]
         self.weights = nn.ParameterList(torch.empty(2, a, b) for a, b in itertools.pairwise(sizes))
         self.biases = nn.ParameterList(torch.empty(2, b) for b in sizes[1:])
         for weight, bias in zip(self.weights, self.biases, strict=True):
@@ -51,7 +59,7 @@ class TwinCritics(nn.Module):
 
     def forward(self, states: Tensor, actions: Tensor) -> Tensor:
         """states [N, S], actions [N, A] → values [2, N]."""
-        x = torch.cat([states, actions], dim=-1)
+        x = torch.cat([states, (actions - self.centre) / self.half_range], dim=-1)
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             x = affine(torch.relu(x) if layer else x, weight, bias)
         return x.squeeze(-1)
@@ -98,20 +106,23 @@ class SoftActorCritic(GradientLearner):
         initial_temperature: Annotated[float, Gt(0)] = 1.0,
         max_gradient_norm: Annotated[float, Gt(0)] = math.inf,
     ) -> None:
-        """low and high [A] bound the actions. target_entropy, in nats, is −A if None. The rest as in the paper's
-        table 1: `target_rate` is τ of the slow copies, `discount` is γ.
+        """low and high [A] bound the actions. target_entropy, in nats and of actions in units of half their range, so
+        that it can be attained whatever the bounds, is −A if None. The rest as in the paper's table 1: `target_rate` is
+        τ of the slow copies, `discount` is γ.
         """
         super().__init__()
         with seeded_global_state(generator):  # torch.nn draws initial weights from the global state
             self.policy = TanhGaussianPolicy(state_dim, low, high, hidden)
-            self.critics = TwinCritics(state_dim, len(low), hidden)
-            self.slow_critics = TwinCritics(state_dim, len(low), hidden)
+            self.critics = TwinCritics(state_dim, low, high, hidden)
+            self.slow_critics = TwinCritics(state_dim, low, high, hidden)
         self.slow_critics.load_state_dict(self.critics.state_dict())
         self.slow_critics.requires_grad_(False)
         self.temperature = Temperature(initial_temperature).to(low)
         self.discount = discount
         self.target_rate = target_rate
         self.target_entropy = -float(len(low)) if target_entropy is None else target_entropy
+        self._unit_entropy = self.policy.half_range.log().sum()
+        """What the entropy in units of the action, of the policy's densities, is higher by."""
         self.modules = {
             "policy": self.policy,
             "critics": self.critics,
@@ -137,7 +148,7 @@ class SoftActorCritic(GradientLearner):
         actor_loss = (temperature * log_density - worth).mean()  # eq. 7
         self.descend("policy", actor_loss)
 
-        surplus = log_density.detach().mean() + self.target_entropy
+        surplus = log_density.detach().mean() + self._unit_entropy + self.target_entropy
         self.descend("temperature", -self.temperature.log * surplus)  # eq. 18, by log α as in the authors' code
         self.follow("slow_critics", "critics", self.target_rate)
         return Losses(critic_loss.detach(), actor_loss.detach(), temperature)

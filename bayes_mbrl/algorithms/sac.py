@@ -33,7 +33,7 @@ class SAC(DynaStyle):
     target_rate: Annotated[float, Gt(0), Le(1)] = 0.005
     """τ of the slow critics."""
     target_entropy: float | None = None
-    """In nats; None: −A."""
+    """In nats, of actions in units of half their range; None: −A."""
     max_gradient_norm: Annotated[float, Gt(0)] | None = None
     """What gradients are clipped to; None: they are not."""
 

@@ -118,3 +118,21 @@ def test_the_policy_of_a_bandit_is_boltzmann(generator: torch.Generator) -> None
     error = mode - 0.5 * torch.tanh(state[:, 0])
     assert float(error.abs().mean()) < 0.07
     assert float(-log_density.mean()) == pytest.approx(-1.0, abs=0.15)
+
+
+@pytest.mark.parametrize("scale", [0.01, 1000.0])
+def test_nothing_depends_on_the_units_of_actions(batch: Batch, scale: float) -> None:
+    """Actions within ±0.01 cannot have an entropy of −1 nat in their own units: the target counts half ranges."""
+    plain = scaled = learner()
+    for factor in (1.0, scale):
+        low, high = factor * torch.tensor([-1.0]), factor * torch.tensor([3.0])
+        scaled = SoftActorCritic(
+            2, low, high, generator=torch.Generator().manual_seed(0), hidden=(32, 32), initial_temperature=1e-12
+        )
+        generator = torch.Generator().manual_seed(1)
+        for _ in range(3):
+            scaled.update(batch._replace(action=factor * batch.action), generator=generator)
+        plain = scaled if factor == 1 else plain
+    expected = plain.tensors()
+    for name, value in scaled.tensors().items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-3, atol=1e-5, msg=name)
