@@ -10,19 +10,21 @@ import pytest
 import torch
 from linear_quadratic import linear_quadratic
 from torch import Tensor
-from toy_runs import Recorder, numbers, resume, saved, start
+from toy_runs import Recorder, configure, numbers, resume, saved, start
 
 from bayes_mbrl.algorithms.gradient_learner import ExplodingGradientError
 from bayes_mbrl.algorithms.policy_backprop import Improvement, PolicyBackpropLearner
-from bayes_mbrl.algorithms.terminal_value import StateValue, bootstrapped_returns, mean_squared_error
+from bayes_mbrl.algorithms.terminal_value import StateValue
+from bayes_mbrl.build import Builder
 from bayes_mbrl.data import Transitions
 from bayes_mbrl.dynamics.known import KnownDynamics, Nothing
 from bayes_mbrl.environments import adapter
+from bayes_mbrl.environments.adapter import Environment
 from bayes_mbrl.environments.base import EnvironmentSpec
 from bayes_mbrl.environments.known_truth import pendulum_step
 from bayes_mbrl.environments.rewards import never, pendulum_reward
 from bayes_mbrl.errors import UserError
-from bayes_mbrl.imagination import Imagined, World, imagine_policy, returns_of
+from bayes_mbrl.imagination import World, imagine_policy, returns_of
 from bayes_mbrl.planners.propagation import Propagation, distribution_sampling, moment_matching, ts_1, ts_infinity
 from bayes_mbrl.policies import Policy, PolicyKind, StandardisedPolicy, make_policy
 
@@ -104,21 +106,6 @@ def rows(state: Tensor, reward: Tensor, episode: list[int]) -> Transitions:
     return Transitions(state, torch.zeros(len(state), 1), reward, state, nothing, torch.tensor(episode))
 
 
-def test_bootstrapped_returns_by_hand() -> None:
-    """Three steps at γ = ½: the first trajectory goes on, the second ends in its second step."""
-    rewards = torch.tensor([[[1.0, 1.0]], [[2.0, 2.0]], [[4.0, 0.0]]])
-    states = torch.arange(8.0).view(4, 1, 2, 1)
-    lived = torch.tensor([[[True, True]], [[True, True]], [[True, False]]])
-    terminated = torch.tensor([[[False, False]], [[False, True]], [[False, False]]])
-    imagined = Imagined(states, torch.zeros(3, 1, 2, 1), rewards, lived, terminated)
-    returns = bootstrapped_returns(imagined, lambda s: 10 * s[..., 0], discount=0.5)
-    third = 4 + 0.5 * 60
-    assert returns[lived].tolist() == [1 + 0.5 * (2 + 0.5 * third), 2.0, 2 + 0.5 * third, 2.0, third]
-    error = mean_squared_error(imagined, lambda s: s[..., 0], returns)
-    expected = ((states[:3, :, :, 0] - returns)[lived] ** 2).mean()
-    torch.testing.assert_close(error, expected)
-
-
 def valued(seed: int, **settings: object) -> PolicyBackpropLearner:
     generator = torch.Generator().manual_seed(seed)
     bound = torch.ones(1)
@@ -170,6 +157,19 @@ def test_trajectories_start_where_they_should(starts: str, expected: list[int], 
     torch.testing.assert_close(backprop.policy.mean, torch.tensor([2.5]))
     backprop.after_fit(world, data[:2], generator=generator, advance=lambda: None)
     assert int(backprop.policy.num_seen) == 6, "units change only once"
+
+
+def test_the_policy_sees_the_features_of_the_environment() -> None:
+    with Environment("CartPoleSwingUp-v0") as environment:
+        config = configure("CartPoleSwingUp-v0", "algorithm=v2.0", "algorithm.terminal_value=true")
+        made = Builder(config, environment).learner()
+    assert isinstance(made, PolicyBackpropLearner)
+    turn = torch.tensor([0.0, 0.0, 2 * torch.pi, 0.0])
+    state = torch.tensor([0.3, -1.0, 1.2, 4.0])
+    torch.testing.assert_close(made.policy.inputs(state), torch.tensor([0.3, -1.0, 4.0, 0.93204, 0.36236]))
+    torch.testing.assert_close(made.policy.mode(state), made.policy.mode(state + turn))
+    assert made.tensors()["policy/mean"].shape == (5,)
+    assert made.tensors()["value/network.0.weight"].shape == (64, 5)
 
 
 @pytest.mark.parametrize(("num_starts", "num_first"), [(1, 1), (4, 2), (5, 3)])
