@@ -2,13 +2,14 @@
 
 import dataclasses
 import math
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from toy_runs import configure
+from toy_runs import configure, start
 
 from bayes_mbrl.algorithms.dyna_style import DynaStyle, DynaStyleLearner, Imagining
 from bayes_mbrl.algorithms.gradient_learner import GradientLearner
@@ -20,6 +21,7 @@ from bayes_mbrl.build import Builder
 from bayes_mbrl.data import Transitions
 from bayes_mbrl.dynamics.known import KnownDynamics, Nothing
 from bayes_mbrl.environments.adapter import Environment
+from bayes_mbrl.environments.rewards import continuous_cartpole_termination
 from bayes_mbrl.errors import UserError
 from bayes_mbrl.imagination import World
 from bayes_mbrl.policies import Policy, make_policy
@@ -250,6 +252,27 @@ def test_each_finds_the_best_action_in_a_known_world(settings: DynaStyle, genera
     agent = learner.agent(explore=False)
     actions = torch.stack([agent.act(state, None, generator=generator)[0] for state in states])
     assert float((actions + states).abs().mean()) < 0.17  # 0.41 if it never acts
+
+
+@pytest.mark.usefixtures("no_picture")
+@pytest.mark.parametrize("name", ["mbpo", "mba"])
+def test_what_a_run_imagines_ends_where_episodes_end(name: str, tmp_path: pathlib.Path) -> None:
+    """With another θ in each step, and rollouts that grow; what ended is not gone on with."""
+    settings = (
+        f"algorithm={name}", "algorithm.hidden=[8]", "algorithm.batch_size=8", "algorithm.updates_per_step=1",
+        "algorithm.num_rollouts=50", "algorithm.rollout_every=5", "algorithm.refit_every=20",
+        "algorithm.final_rollout_length=20", "algorithm.lengthening_until=400", "propagation=ts-1",
+        "num_base_steps=30", "num_episodes=20", "num_steps=60", "posterior.num_steps=100",
+    )  # fmt: skip
+    state = start(tmp_path / "run", "ContinuousCartPole-v0", *settings)
+    rows = Batch(**{field: state.learned[f"imagined/{field}"] for field in Batch._fields})
+    assert state.metrics[-1]["num_imagined"] == len(rows.reward) > 300
+    assert 3 < state.metrics[-1]["rollout_length"] < 20
+    ends = continuous_cartpole_termination(rows.state, rows.action, rows.next_state)
+    assert torch.equal(rows.terminated, ends)
+    assert 0 < int(ends.sum()) < len(ends)
+    nowhere = torch.zeros_like(rows.state)
+    assert not continuous_cartpole_termination(nowhere, rows.action, rows.state).any()
 
 
 def test_both_instances_have_the_settings_of_the_recipe() -> None:
