@@ -39,6 +39,8 @@ class Dyna(LearningAlgorithm):
     """The lecture's expectation over (s', r), or one sample, as in Dyna-Q."""
     memory: Annotated[float, Ge(0), Le(1)] = 1.0
     """What an outcome still counts for whenever its (s, a) is seen anew; 0: the last one alone counts."""
+    bonus: Annotated[float, Ge(0)] = 0.0
+    """κ of Dyna-Q+: imagined reward κ √τ more where (s, a) was not tried for τ steps."""
 
     def learner(self, task: Task, *, generator: torch.Generator) -> Learner:
         """See `LearningAlgorithm.learner`."""
@@ -74,40 +76,35 @@ class TabularAgent(Agent):
 
 
 class TabularLearner(Learner):
-    """The values, the counts, and how many of the transitions are in them."""
+    """The values and the counts."""
 
     def __init__(self, dyna: DynaLearner) -> None:
         self.dyna = dyna
-        self._num_counted = 0
 
     def agent(self, *, explore: bool) -> Agent:
         """See `Learner.agent`."""
         return TabularAgent(self.dyna, explore)
 
     def remember(self, transitions: Transitions) -> None:
-        """Count what is not counted yet, the base policy's steps, for the model."""
-        for step in range(self._num_counted, len(transitions)):
-            self.dyna.model.add(*_counted(transitions, step))
-        self._num_counted = len(transitions)
+        """Take what is not in the model yet, the base policy's steps, into it."""
+        for row in range(self.dyna.num_steps, len(transitions)):
+            self.dyna.observe(*_counted(transitions, row))
 
     def after_step(self, step: Transitions, world: World | None, *, generator: torch.Generator) -> None:
         """See `Learner.after_step`."""
         self.dyna.learn(*_counted(step, 0), generator=_numpy_generator(generator))
-        self._num_counted += 1
 
     def report(self) -> Mapping[str, Any]:
         """How many (s, a) were seen."""
-        return {"num_visited_pairs": len(self.dyna.model.visited)}
+        return {"num_visited_pairs": len(self.dyna.model.outcomes)}
 
     def tensors(self) -> dict[str, Tensor]:
-        """Q [S, A], outcomes [n, (s, a, s', count, total reward, terminated)], the number of transitions in them."""
-        tensors = {name: torch.from_numpy(array) for name, array in self.dyna.tensors().items()}
-        return {**tensors, "num_counted": torch.tensor(self._num_counted)}
+        """Q [S, A], outcomes [n, (s, a, s', count, total reward, terminated)], when what was last tried [S, A]."""
+        return {name: torch.from_numpy(array) for name, array in self.dyna.tensors().items()}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """See `Learner.load`."""
-        self.dyna.load({name: tensors[name].numpy() for name in ("q", "outcomes")})
-        self._num_counted = int(tensors["num_counted"])
+        self.dyna.load({name: tensor.numpy() for name, tensor in tensors.items()})
 
 
 def _counted(transitions: Transitions, row: int) -> tuple[int, int, float, int, bool]:

@@ -1,12 +1,13 @@
 """Dyna: Q-learning on real steps and on a learned model of them, for states and actions that can be counted.
 
 Source: lecture, "Dyna"; Sutton, Integrated Architectures for Learning, Planning, and Reacting Based on Approximating
-Dynamic Programming (1990); Dyna-Q: Sutton & Barto (2018), section 8.2. The lecture's numbered steps stand in
-`DynaLearner.learn`. Axes: S states, A actions.
+Dynamic Programming (1990); Dyna-Q and Dyna-Q+: Sutton & Barto (2018), sections 8.2 and 8.3. The lecture's numbered
+steps stand in `DynaLearner.learn`. Axes: S states, A actions.
 """
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
@@ -41,32 +42,31 @@ class TabularModel:
     def __init__(self, memory: float = 1.0) -> None:
         self.memory = memory
         self.outcomes: dict[tuple[int, int], dict[int, Outcome]] = {}
-        """(s, a) → s' → what is known."""
-        self.visited: list[tuple[int, int]] = []
-        """The (s, a) that were seen, in the order of their first visit."""
+        """(s, a), in the order of their first visit → s' → what is known."""
 
     def add(self, state: int, action: int, reward: float, following: int, terminated: bool) -> None:
         """Count one transition."""
-        if (pair := (state, action)) not in self.outcomes:
-            self.outcomes[pair] = {}
-            self.visited.append(pair)
-        self._forget(pair)
-        seen = self.outcomes[pair].setdefault(following, Outcome(0.0, 0.0, terminated))
+        outcomes = self.outcomes.setdefault((state, action), {})
+        self._forget(outcomes)
+        seen = outcomes.setdefault(following, Outcome(0.0, 0.0, terminated))
         seen.count += 1
         seen.total_reward += reward
         seen.terminated = terminated
 
-    def _forget(self, pair: tuple[int, int]) -> None:
+    def _forget(self, outcomes: dict[int, Outcome]) -> None:
         if self.memory == 0.0:
-            self.outcomes[pair].clear()
+            outcomes.clear()
         elif self.memory < 1.0:
-            for seen in self.outcomes[pair].values():
+            for seen in outcomes.values():
                 seen.count *= self.memory
                 seen.total_reward *= self.memory
 
     def expected_target(self, state: int, action: int, values: Array, discount: float) -> float:
-        """E_{s', r}[r + γ max_a' Q(s', a')] under p̂ and r̂; values [S] are max_a' Q. 0 counts for terminal s'."""
-        outcomes = self.outcomes[state, action]
+        """E_{s', r}[r + γ max_a' Q(s', a')] under p̂ and r̂; values [S] are max_a' Q. 0 counts for terminal s'.
+
+        What was never seen is taken to change nothing.
+        """
+        outcomes = self._outcomes(state, action)
         total = sum(
             seen.total_reward + seen.count * discount * (0.0 if seen.terminated else float(values[following]))
             for following, seen in outcomes.items()
@@ -77,12 +77,15 @@ class TabularModel:
         self, state: int, action: int, values: Array, discount: float, *, generator: np.random.Generator
     ) -> float:
         """r̂ + γ max_a' Q(s', a') for one s' ~ p̂(s' | s, a)."""
-        outcomes = self.outcomes[state, action]
+        outcomes = self._outcomes(state, action)
         chosen = generator.random() * sum(seen.count for seen in outcomes.values())
         ends = itertools.accumulate(seen.count for seen in outcomes.values())
         following, seen = next(pair for pair, end in zip(outcomes.items(), ends, strict=True) if chosen < end)
         value = 0.0 if seen.terminated else float(values[following])
         return seen.total_reward / seen.count + discount * value
+
+    def _outcomes(self, state: int, action: int) -> dict[int, Outcome]:
+        return self.outcomes.get((state, action)) or {state: Outcome(1.0, 0.0, False)}
 
 
 class DynaLearner:
@@ -100,15 +103,24 @@ class DynaLearner:
         exploration: Annotated[float, Ge(0), Le(1)] = 0.1,
         target: Target = "expected",
         memory: Annotated[float, Ge(0), Le(1)] = 1.0,
+        bonus: Annotated[float, Ge(0)] = 0.0,
     ) -> None:
         """`planning_steps` is K of the lecture, `step_size` α, `exploration` ε. target: the lecture's expectation over
         (s', r), or one sample as in Dyna-Q; with 0 planning steps and "sample" this is Q-learning. memory: see
-        `TabularModel`.
+        `TabularModel`. bonus: κ of Dyna-Q+, which imagines κ √τ more reward where (s, a) was not tried for τ steps, and
+        imagines what was never tried too.
         """
         self.q: Array = np.zeros((num_states, num_actions))
         self.values: Array = np.zeros(num_states)
         """max_a Q(s, a), kept up to date."""
         self.model = TabularModel(memory)
+        self.buffer: list[tuple[int, int]] = []
+        """B, the (s, a) that are imagined: those that were visited; with a bonus all actions of visited states."""
+        self.last_tried = np.zeros((num_states, num_actions))
+        """The number of the real step at which it was, from 1 on; 0: never."""
+        self.num_steps = 0
+        """Real steps so far."""
+        self.bonus = bonus
         self.planning_steps = planning_steps
         self.step_size = step_size
         self.discount = discount
@@ -133,16 +145,26 @@ class DynaLearner:
         generator: np.random.Generator,
     ) -> None:
         """Steps 3 to 7 of the lecture, after 1. acting in s and 2. observing s' and r."""
-        self.model.add(state, action, reward, following, terminated)  # 3. update p̂(s' | s, a) and r̂(s, a)
+        self.observe(state, action, reward, following, terminated)  # 3. update p̂(s' | s, a) and r̂(s, a)
         if self.target == "sample":  # the real s' is the sample
             value = 0.0 if terminated else self.values[following]
             self._move(state, action, reward + self.discount * value)
         else:
             self._move(state, action, self._imagined_target(state, action, generator))  # 4. Q-update
-        visited = self.model.visited
-        for index in generator.integers(len(visited), size=self.planning_steps):  # 5. repeat K times:
-            s, a = visited[index]  # 6. (s, a) ~ B
-            self._move(s, a, self._imagined_target(s, a, generator))  # 7. Q-update
+        for index in generator.integers(len(self.buffer), size=self.planning_steps):  # 5. repeat K times:
+            s, a = self.buffer[index]  # 6. (s, a) ~ B
+            unusual = self.bonus * math.sqrt(self.num_steps - self.last_tried[s, a]) if self.bonus else 0.0
+            self._move(s, a, self._imagined_target(s, a, generator) + unusual)  # 7. Q-update
+
+    def observe(self, state: int, action: int, reward: float, following: int, terminated: bool) -> None:
+        """Take a real step into the model alone."""
+        if self.bonus and not self.last_tried[state].any():
+            self.buffer += [(state, each) for each in range(self.q.shape[1])]
+        elif not self.bonus and (state, action) not in self.model.outcomes:
+            self.buffer.append((state, action))
+        self.num_steps += 1
+        self.last_tried[state, action] = self.num_steps
+        self.model.add(state, action, reward, following, terminated)
 
     def _imagined_target(self, state: int, action: int, generator: np.random.Generator) -> float:
         if self.target == "expected":
@@ -156,13 +178,18 @@ class DynaLearner:
         self.values[state] = row.max()
 
     def tensors(self) -> Mapping[str, Array]:
-        """Q and the counts, as arrays by name: for checkpoints."""
+        """Q, the counts, and when what was tried last, as arrays by name: for checkpoints."""
         rows = [
             (*pair, following, seen.count, seen.total_reward, seen.terminated)
-            for pair in self.model.visited
-            for following, seen in self.model.outcomes[pair].items()
+            for pair, outcomes in self.model.outcomes.items()
+            for following, seen in outcomes.items()
         ]
-        return {"q": self.q.copy(), "outcomes": np.array(rows, dtype=np.float64).reshape(-1, 6)}
+        return {
+            "q": self.q.copy(),
+            "outcomes": np.array(rows, dtype=np.float64).reshape(-1, 6),
+            "last_tried": self.last_tried.copy(),
+            "num_steps": np.array(float(self.num_steps)),
+        }
 
     def load(self, tensors: Mapping[str, Array]) -> None:
         """The inverse of `tensors`. Raises ValueError for a table of another size."""
@@ -170,10 +197,12 @@ class DynaLearner:
             raise ValueError(f"need Q of {self.q.shape[0]} states and {self.q.shape[1]} actions, got {got}")
         self.q = np.array(tensors["q"], dtype=np.float64)
         self.values = self.q.max(1)
+        self.last_tried = np.array(tensors["last_tried"], dtype=np.float64)
+        self.num_steps = int(tensors["num_steps"])
         self.model = TabularModel(self.model.memory)
         for state, action, following, count, total_reward, terminated in tensors["outcomes"].tolist():
-            pair = (int(state), int(action))
-            if pair not in self.model.outcomes:
-                self.model.outcomes[pair] = {}
-                self.model.visited.append(pair)
-            self.model.outcomes[pair][int(following)] = Outcome(count, total_reward, bool(terminated))
+            outcomes = self.model.outcomes.setdefault((int(state), int(action)), {})
+            outcomes[int(following)] = Outcome(count, total_reward, bool(terminated))
+        visited = list(self.model.outcomes)
+        every = [(state, a) for state in dict.fromkeys(s for s, _ in visited) for a in range(self.q.shape[1])]
+        self.buffer = every if self.bonus else visited

@@ -52,7 +52,7 @@ _KNOWN = (
     EnvironmentSpec(
         id=f"{OWN_NAMESPACE}/BlockingMaze-v0",
         summary="again and again to the goal, until the way is blocked: example 8.2 (54 states, 4 choices, 3000 steps)",
-        defaults=_dyna(1, num_evaluation_episodes=0, memory=0.0),
+        defaults=_dyna(1, num_evaluation_episodes=0, step_size=0.5, memory=0.0, bonus=0.001),
     ),
     EnvironmentSpec(
         id="FrozenLake-v1",
