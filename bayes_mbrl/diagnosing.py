@@ -52,11 +52,17 @@ def diagnose_run(
     `against` are names of other families, which are refitted to the same data and compared by K-fold, `folds` times
     each; with `folds` alone the run's own family is refitted. With neither that is done where leave-one-out cannot be
     trusted; `folds` 0 leaves it out. Refits are announced by `progress` with what they cost.
-    Raises UserError for what is no run, unknown families and impossible folds, before any work.
+    Raises UserError for what is no run, runs without a posterior, unknown families and impossible folds, before any
+    work.
     """
     if against and folds == 0:
         raise UserError("families are compared by K-fold, got --against and --folds 0: leave one of them out")
     with open_run(folder) as run:
+        if not run.config.algorithm.row.learns_model:
+            raise UserError(
+                f"algorithm {run.config.algorithm.name} fits no posterior, so there is no inference to diagnose: see "
+                f"bayes-mbrl report {folder}"
+            )
         out = run.folder / "diagnosis" if out is None else out
         configs = {
             name: family_config(run.config, name) for name in dict.fromkeys([run.config.posterior.name, *against])

@@ -5,7 +5,7 @@ The state of a run before an episode decides everything after it, since posterio
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bayes_mbrl.algorithms.base import Agent
@@ -61,9 +61,10 @@ def restored_learner(builder: Builder, state: RunState) -> Learner | None:
         try:
             learner.load(state.learned)
         except (RuntimeError, KeyError, ValueError) as error:
+            reason = " ".join(str(error).split())
             raise UserError(
                 f"what algorithm {builder.config.algorithm.name} had learned is not of its settings in config.yaml: "
-                f"undo the change there, or start anew with bayes-mbrl run ({error})"
+                f"undo the change there, or start anew with bayes-mbrl run ({reason[:200]})"
             ) from error
     if state.transitions is not None:
         learner.remember(state.transitions)
@@ -86,7 +87,8 @@ class Learning:
         self._observer = observer
         self._before = [] if state.transitions is None else [state.transitions]
         self._learner = restored_learner(builder, state)
-        self._loss: float | None = None
+        self.loss: float | None = None
+        """Of the last fit."""
 
     def agent(self) -> Agent:
         """Who collects the next data."""
@@ -125,13 +127,14 @@ class Learning:
         self.state = dataclasses.replace(self.state, transitions=transitions)
         self._keep()
         told = {} if self._learner is None else self._learner.report()
-        return {"loss": self._loss, "num_transitions": len(transitions), "num_fitted": self.state.num_fitted, **told}
+        return {"loss": self.loss, "num_transitions": len(transitions), "num_fitted": self.state.num_fitted, **told}
 
-    def catch_up(self) -> None:
-        """Learn from all data there are."""
+    def catch_up(self) -> Mapping[str, Any]:
+        """Learn from all data there are; returns what the algorithm tells of what it learned."""
         assert self.state.transitions is not None
         self._fit(self.state.transitions)
         self._keep()
+        return {} if self._learner is None else self._learner.report()
 
     def with_episode(self, episode: Transitions) -> Transitions:
         """D and the episode."""
@@ -151,7 +154,7 @@ class Learning:
         # An earlier end of the run, with fewer data of the base policy, leaves no trace in the fit to all of them.
         previous = None if self.by_base_policy else self.state.posterior
         posterior, info = self._builder.fit(transitions, previous, generator=generator)
-        self._loss = info.final_loss
+        self.loss = info.final_loss
         self.state = dataclasses.replace(
             self.state,
             transitions=transitions,

@@ -1,4 +1,5 @@
-"""Learn from data that were recorded elsewhere: p(θ | D) in the folder of a run that nobody has acted in."""
+"""Learn from data that were recorded elsewhere: p(θ | D), and a policy where that needs no more than p(θ | D), in the
+folder of a run that nobody has acted in."""
 
 import dataclasses
 import pathlib
@@ -17,10 +18,9 @@ from bayes_mbrl.environments.known_functions import compare_with_data
 from bayes_mbrl.environments.minari_data import read_minari
 from bayes_mbrl.environments.recorded import Recording, recording_of
 from bayes_mbrl.errors import UserError
-from bayes_mbrl.fit_record import fit_record
+from bayes_mbrl.learning import Learning
 from bayes_mbrl.progress import Observer
 from bayes_mbrl.run_folder import MetricsLog
-from bayes_mbrl.seeding import generator_for
 from bayes_mbrl.snapshots import save_snapshot
 from bayes_mbrl.yaml_subset import read_mapping
 
@@ -66,10 +66,17 @@ def configure(
 
 
 def check(config: Config, recording: Recording, hold_out: int) -> None:
-    """Raise UserError when the environment is not one of these data, or no episode is left to learn from."""
+    """Raise UserError when the environment is not one of these data, no episode is left to learn from, or the algorithm
+    learns by acting only.
+    """
     with Environment(config.env) as environment:
         _check_fits(recording, environment)
-        Builder(config, environment)
+        learner = Builder(config, environment).learner()
+        if learner is not None and not learner.num_steps_after_fit:
+            raise UserError(
+                f"algorithm {config.algorithm.name} learns from steps of its own, and recorded data bring none: take "
+                "algorithm=mpc, which plans by the posterior, or policy-backprop, which learns a policy from it alone"
+            )
     if not 0 <= hold_out < config.num_episodes:
         raise UserError(
             f"need 0 <= --hold-out < {config.num_episodes}, the number of episodes in the data, got {hold_out}"
@@ -79,7 +86,8 @@ def check(config: Config, recording: Recording, hold_out: int) -> None:
 def fit_offline(
     config: Config, recording: Recording, folder: pathlib.Path, *, hold_out: int = 0, observer: Observer
 ) -> RunState:
-    """Fit the posterior to all episodes but the last `hold_out`, and leave what a run leaves in its new folder.
+    """Fit the posterior to all episodes but the last `hold_out`, learn a policy from it where the algorithm does, and
+    leave what a run leaves in its new folder.
 
     The episodes that are held out are kept there too: the report judges the model by them. Raises UserError.
     """
@@ -90,19 +98,13 @@ def fit_offline(
         builder = Builder(config, environment)
         for text in compare_with_data(environment.spec, data):
             observer.warning(text)
-        observer.phase("fitting", None)
-        posterior, info = builder.fit(
-            data[:num_fitted], None, generator=generator_for(config.seed, "inference", num_fitted)
-        )
-        state = RunState(
-            data,
-            posterior,
-            _metrics(data, num_fitted, info.final_loss),
-            next_episode=config.num_episodes,
-            num_fitted=num_fitted,
-            fit=fit_record(info),
-        )
-        save_snapshot(folder, config.num_episodes - 1, posterior)
+        learning = Learning(builder, RunState(data[:num_fitted], None, [], next_episode=config.num_episodes), observer)
+        told = learning.catch_up()
+        metrics = _metrics(data, num_fitted, learning.loss)
+        metrics[-1] |= told
+        state = dataclasses.replace(learning.state, transitions=data, metrics=metrics)
+        assert state.posterior is not None
+        save_snapshot(folder, config.num_episodes - 1, state.posterior)
         save_checkpoint(folder, state)
         with MetricsLog(folder, state.metrics):
             pass

@@ -5,6 +5,7 @@ import dataclasses
 import gc
 import json
 import pathlib
+import shutil
 import sys
 import warnings
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ import typer.testing
 from minari.data_collector import EpisodeBuffer
 from toy_runs import TINY_NETWORK, resume, saved, start, state_numbers
 
-from bayes_mbrl import cli, offline
+from bayes_mbrl import artefacts, cli, offline
 from bayes_mbrl.data import Transitions
 from bayes_mbrl.environments.adapter import Environment
 from bayes_mbrl.environments.recorded import make_stand_in, recording_of
@@ -181,6 +182,27 @@ def test_the_folder_of_a_run_is_data_too(tmp_path: pathlib.Path) -> None:
         assert torch.equal(tensor, second.tensors()[name])
     (tmp_path / "first" / "config.yaml").unlink()  # then nothing says how many choices there were
     assert offline.read_data(str(tmp_path / "first" / "transitions.npz")).choices == ()
+
+
+def test_a_policy_is_learned_from_recorded_data_alone(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Version 2.0 needs no more than the posterior; the episode that is held out is not learned from."""
+    monkeypatch.setattr(artefacts, "run_figure", lambda **_: None)
+    for name in ("save_figure", "save_tree"):
+        monkeypatch.setattr(artefacts, name, lambda _, path: path.write_bytes(b""))
+    start(tmp_path / "first", "toy_environments:Drift-v0", "num_episodes=3")
+    backprop = ("--algorithm", "v2.0", "algorithm.num_gradient_steps=4", "algorithm.horizon=3", *TINY)
+    _do("fit", str(tmp_path / "first"), "--hold-out", "1", "--out", str(tmp_path / "all"), *backprop)
+    learned = saved(tmp_path / "all").learned
+    assert "gradient_norm" in saved(tmp_path / "all").metrics[-1]
+    assert "evaluation return" in _do("evaluate", str(tmp_path / "all"))
+    data = Transitions.load(tmp_path / "first" / "transitions.npz")
+    (tmp_path / "fewer").mkdir()
+    data[data.episode < 2].save(tmp_path / "fewer" / "transitions.npz")
+    shutil.copy(tmp_path / "first" / "config.yaml", tmp_path / "fewer")
+    _do("fit", str(tmp_path / "fewer"), "--out", str(tmp_path / "two"), *backprop)
+    assert all(torch.equal(learned[name], value) for name, value in saved(tmp_path / "two").learned.items())
+    _do("fit", str(tmp_path / "first"), "--out", str(tmp_path / "whole"), *backprop)
+    assert any(not torch.equal(learned[name], value) for name, value in saved(tmp_path / "whole").learned.items())
 
 
 def _walks(*lengths: int) -> Transitions:
