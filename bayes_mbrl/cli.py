@@ -72,7 +72,12 @@ def run(
     device: Annotated[str | None, typer.Option(help="Where plans are evaluated: cpu, or cuda where there is.")] = None,
     out: Annotated[pathlib.Path | None, typer.Option(help="New folder for the run.  [default: one in runs/]")] = None,
     config_file: Annotated[
-        pathlib.Path | None, typer.Option("--config", metavar="FILE", help="Settings as YAML; the command line wins.")
+        pathlib.Path | None,
+        typer.Option(
+            "--config",
+            metavar="FILE",
+            help="Settings as YAML, or a name from `bayes-mbrl list presets`; the command line wins.",
+        ),
     ] = None,
     print_config: Annotated[bool, typer.Option("--print-config", help="Print what would run, and stop.")] = False,
     debug: Debug = False,
@@ -264,7 +269,8 @@ def list_choices(
     what: Annotated[
         str | None,
         typer.Argument(
-            help="environments, posteriors, planners, objectives, propagations, algorithms, dynamics or recalibrations."
+            help="environments, posteriors, planners, objectives, propagations, algorithms, dynamics, recalibrations "
+            "or presets."
         ),
     ] = None,
     debug: Debug = False,
@@ -301,7 +307,7 @@ _SECTIONS = {
 
 def _kinds(what: str | None) -> list[str]:
     """The kinds to list: the one that was asked for, or all."""
-    kinds = ["environments", *_SECTIONS]
+    kinds = ["environments", *_SECTIONS, "presets"]
     if what is None:
         return kinds
     if what in kinds:
@@ -318,6 +324,10 @@ def _summaries(kind: str) -> Mapping[str, str]:
         from bayes_mbrl.environments.specs import ENVIRONMENTS
 
         return {name: spec.summary for name, spec in {**ENVIRONMENTS, **COUNTED}.items()}
+    if kind == "presets":
+        from bayes_mbrl.presets import presets, summary
+
+        return {name: summary(path) for name, path in presets().items()}
     from bayes_mbrl.registry import SECTIONS
 
     table = SECTIONS[_SECTIONS[kind]]

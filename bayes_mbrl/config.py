@@ -23,6 +23,7 @@ from bayes_mbrl import __version__, signatures, yaml_subset
 from bayes_mbrl.config_problems import describe, nearest_name, unknown_name
 from bayes_mbrl.config_sources import Layer, as_layer, read_assignments
 from bayes_mbrl.errors import UserError
+from bayes_mbrl.presets import find_file
 from bayes_mbrl.registry import SECTIONS, Row, Table
 
 _STRICT = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
@@ -126,11 +127,12 @@ def resolve(
     file: pathlib.Path | None = None,
     needs_environment: bool = True,
 ) -> Config:
-    """The configuration of a command line: `key=value` overrides and options (by key; None: not given) over a file.
+    """The configuration of a command line: `key=value` overrides and options (by key; None: not given) over a file,
+    or over a preset of this name where there is no such file.
 
     Raises UserError with a line for every mistake; an environment that is not there is one if it is needed.
     """
-    written, problems = yaml_subset.read_mapping(file) if file else ({}, [])
+    written, problems = yaml_subset.read_mapping(find_file(file)) if file else ({}, [])
     typed, more = read_assignments(overrides, options or {})
     written = {key: value for key, value in written.items() if key not in _RECORDED}
     return _from_layers([written, typed], [*problems, *more], needs_environment)

@@ -14,7 +14,7 @@ TRUNK, LEAVES = "bayes_mbrl", ("analysis", "inference", "planners")
 
 LAYERS = (
     ("_version", "config_problems", "data", "errors", "seeding", "signatures"),
-    ("dynamics", "environments", "files", "policies", "replay", "yaml_subset"),
+    ("dynamics", "environments", "files", "policies", "presets", "replay", "yaml_subset"),
     ("fit_record", "lookahead", "registry", "rollout", "snapshots"),
     ("finalists", "imagination"),
     ("algorithms", "arviz_export", "checkpoint", "config_sources", "plan_returns"),

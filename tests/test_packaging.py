@@ -83,9 +83,10 @@ def installed(built: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 def _expected_modules() -> set[str]:
     modules = {path.relative_to(ROOT) for path in (ROOT / "bayes_mbrl").rglob("*.py")}
+    presets = {path.relative_to(ROOT).as_posix() for path in (ROOT / "bayes_mbrl" / "presets").glob("*.yaml")}
     trunk = {path.as_posix() for path in modules if not set(path.parts[1:2]) & set(LEAVES)}
     leaves = {path.relative_to(ROOT).as_posix() for leaf in LEAVES for path in (ROOT / leaf).rglob("*.py")}
-    return trunk | {f"bayes_mbrl/{path}" for path in leaves} | {"bayes_mbrl/py.typed"}
+    return trunk | presets | {f"bayes_mbrl/{path}" for path in leaves} | {"bayes_mbrl/py.typed"}
 
 
 def test_the_wheel_holds_the_packages_and_nothing_else(built: pathlib.Path) -> None:
@@ -108,7 +109,7 @@ def test_the_sdist_holds_every_module_once(built: pathlib.Path) -> None:
     with tarfile.open(sdist) as archive:
         members = archive.getmembers()
     assert not [member.name for member in members if member.issym() or member.islnk()]
-    names = [member.name.split("/", 1)[1] for member in members if member.name.endswith(".py")]
+    names = [member.name.split("/", 1)[1] for member in members if member.name.endswith((".py", ".yaml"))]
     sources = [name for name in names if not name.startswith("tests/")]
     assert sorted(f"bayes_mbrl/{name}" if name.split("/")[0] in LEAVES else name for name in sources) == sorted(
         _expected_modules() - {"bayes_mbrl/py.typed"}
