@@ -32,6 +32,7 @@ from bayes_mbrl.algorithms.learner import Learner, LearningAlgorithm, Task, chec
 from bayes_mbrl.algorithms.policy_agent import PolicyAgent
 from bayes_mbrl.algorithms.terminal_value import StateValue, bootstrapped_returns, mean_squared_error
 from bayes_mbrl.data import Transitions
+from bayes_mbrl.errors import UserError
 from bayes_mbrl.imagination import Imagined, Randomness, World, imagine_policy, returns_of
 from bayes_mbrl.inference.base import check_settings
 from bayes_mbrl.policies import PolicyKind, StandardisedPolicy, make_policy
@@ -134,12 +135,17 @@ class PolicyBackpropLearner(GradientLearner, Learner):
     def improve(self, world: World, starts: Tensor, randomness: Randomness) -> Improvement:
         """One gradient step from the starts [K, B, S], and one of the value that stands for what comes after them.
 
-        Raises ExplodingGradientError at the third gradient in a row that is not finite.
+        Raises ExplodingGradientError at the third gradient in a row that is not finite, UserError where there is none.
         """
         nudges = torch.zeros_like(randomness.policy_noise, requires_grad=True)
         imagined = imagine_policy(world, self.policy, starts, **randomness._asdict(), nudges=nudges)
         after = self._value("slow value") if "value" in self.modules else None
         imagined_return = returns_of(imagined, discount=self.discount, value=after).mean()
+        if not imagined_return.requires_grad:
+            raise UserError(
+                "the reward has no slope by which a policy could be improved, as one of 1 for each step has none: take "
+                "algorithm.terminal_value=true, or an algorithm that needs no slope, as mbpo"
+            )
         norm = self.descend("policy", self._saturation(imagined) - imagined_return)
         assert nudges.grad is not None
         # The mean has divided by the number of particles.

@@ -190,6 +190,16 @@ def test_half_of_the_trajectories_start_where_episodes_do(
     assert all(int((one == 0).sum()) == 3 * num_first and one.shape == (3, num_starts, 1) for one in seen)
 
 
+def test_a_reward_without_slope_is_refused_unless_a_value_has_one(generator: torch.Generator) -> None:
+    world = dataclasses.replace(linear_world(1.0), reward=lambda s, a, n: torch.ones(n.shape[:-1]), num_theta=2)
+    data = rows(torch.randn(20, 1, generator=generator), torch.ones(20), [0] * 20)
+    with pytest.raises(UserError, match=r"the reward has no slope.*algorithm.terminal_value=true"):
+        learner(horizon=2).after_fit(world, data, generator=generator, advance=lambda: None)
+    backprop = valued(0, horizon=2, num_gradient_steps=2)
+    backprop.after_fit(world, data, generator=generator, advance=lambda: None)
+    assert backprop.report()["gradient_norm"] > 0
+
+
 def test_a_policy_finds_back_from_where_tanh_is_flat(generator: torch.Generator) -> None:
     """Saturated at 1, where −(a − 0.2)² has no slope in u; a price on u brings the slope back."""
     dynamics = KnownDynamics(lambda s, a: s, noise_std=torch.zeros(1))
