@@ -23,7 +23,7 @@ LAYERS = (
     ("artefacts", "learning", "loaded_run", "refits"),
     ("experiment", "offline", "sections"),
     ("diagnosing", "reporting", "sweep"),
-    ("comparing", "study"),
+    ("comparing", "study", "study_parts"),
     ("studies",),
     ("studying",),
     ("cli",),
