@@ -41,6 +41,11 @@ class GradientLearner:
         self._max_norms[name] = max_norm
         self.num_skipped_in_a_row[name] = 0
 
+    def set_learning_rate(self, name: str, rate: float) -> None:
+        """Of `descend(name, …)` from now on. It is no part of `tensors`."""
+        for group in self._optimisers[name].param_groups:
+            group["lr"] = rate
+
     def descend(self, name: str, loss: Tensor) -> Tensor:
         """One step against the gradient of `loss`; returns the gradient's norm before it was clipped.
 

@@ -67,6 +67,7 @@ class PolicyBackpropLearner(GradientLearner, Learner):
         *,
         horizon: Annotated[int, Gt(0)] = 40,
         learning_rate: Annotated[float, Gt(0)] = 3e-3,
+        final_learning_rate: Annotated[float, Gt(0)] | None = None,
         discount: Annotated[float, Ge(0), Le(1)] = 0.99,
         max_gradient_norm: Annotated[float, Gt(0)] = 10.0,
         num_gradient_steps: Annotated[int, Gt(0)] = 250,
@@ -85,6 +86,7 @@ class PolicyBackpropLearner(GradientLearner, Learner):
         self.horizon, self.discount = horizon, discount
         self._num_gradient_steps, self._num_starts, self._starts = num_gradient_steps, num_starts, starts
         self._fresh, self._saturation_price, self._value_rate = fresh_randomness, saturation_price, value_rate
+        self._learning_rates = learning_rate, learning_rate if final_learning_rate is None else final_learning_rate
         self._told: list[Improvement] = []
         self.modules = {"policy": policy}
         self.optimise("policy", policy.parameters(), learning_rate=learning_rate, max_norm=max_gradient_norm)
@@ -109,7 +111,9 @@ class PolicyBackpropLearner(GradientLearner, Learner):
         """Step 3: follow the gradient of the imagined return."""
         self._take_units(transitions)
         randomness: Randomness | None = None
-        for _ in range(self._num_gradient_steps):
+        first_rate, last_rate = self._learning_rates
+        for step in range(self._num_gradient_steps):
+            self.set_learning_rate("policy", first_rate + (last_rate - first_rate) * step / self._num_gradient_steps)
             if self._fresh or randomness is None:
                 starts = self._draw_starts(transitions, world.num_theta, generator)
                 randomness = world.draw(self.horizon, starts, len(self.policy.centre), generator=generator)
@@ -226,6 +230,9 @@ class PolicyBackprop(LearningAlgorithm):
     fresh_randomness: bool = True
     """θ, starts and noise anew for each gradient step; else the same for all that follow one fit."""
     learning_rate: Annotated[float, Gt(0)] = 3e-3
+    """Of Adam."""
+    final_learning_rate: Annotated[float, Gt(0)] | None = None
+    """What it falls to, linearly, in the steps after each fit; None: it stays."""
     max_gradient_norm: Annotated[float, Gt(0)] = 10.0
     """What the norm of the policy's gradient is clipped to."""
     saturation_price: Annotated[float, Ge(0)] = 0.0
@@ -246,6 +253,7 @@ class PolicyBackprop(LearningAlgorithm):
             policy,
             horizon=self.horizon,
             learning_rate=self.learning_rate,
+            final_learning_rate=self.final_learning_rate,
             discount=self.discount,
             max_gradient_norm=self.max_gradient_norm,
             num_gradient_steps=self.num_gradient_steps,

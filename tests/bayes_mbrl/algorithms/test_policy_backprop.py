@@ -190,6 +190,19 @@ def test_half_of_the_trajectories_start_where_episodes_do(
     assert all(int((one == 0).sum()) == 3 * num_first and one.shape == (3, num_starts, 1) for one in seen)
 
 
+def test_the_learning_rate_falls_in_the_steps_after_each_fit(generator: torch.Generator) -> None:
+    """With a constant gradient each step of Adam is as long as its rate: 1, ¾, ½ and ¼ of 0.008."""
+    data = rows(torch.zeros(4, 1), torch.ones(4), [0] * 4)
+    world = dataclasses.replace(linear_world(0.0), reward=lambda s, a, n: a[..., 0], num_theta=1)
+    moved = []
+    for final in (None, 1e-12):
+        backprop = learner(horizon=1, learning_rate=0.008, final_learning_rate=final, num_gradient_steps=4)
+        for _ in range(2):
+            backprop.after_fit(world, data, generator=generator, advance=lambda: None)
+            moved.append(float(torch.atanh(backprop.policy.mode(torch.zeros(1))).detach()))
+    assert moved == pytest.approx([4 * 0.008, 8 * 0.008, 2.5 * 0.008, 5 * 0.008], rel=1e-2)
+
+
 def test_a_reward_without_slope_is_refused_unless_a_value_has_one(generator: torch.Generator) -> None:
     world = dataclasses.replace(linear_world(1.0), reward=lambda s, a, n: torch.ones(n.shape[:-1]), num_theta=2)
     data = rows(torch.randn(20, 1, generator=generator), torch.ones(20), [0] * 20)
