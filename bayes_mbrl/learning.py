@@ -30,9 +30,10 @@ def fitted(state: RunState) -> tuple[Transitions, Posterior]:
 
 
 def is_base_policys(builder: Builder, state: RunState) -> bool:
-    """Whether the next episode is one of the base policy."""
+    """Whether the next episode is one of the base policy: planning needs data, whatever is configured."""
     num_steps = 0 if state.transitions is None else len(state.transitions)
-    return builder.algorithm.base_data_only or num_steps < builder.config.num_base_steps
+    needed = max(builder.config.num_base_steps, int(builder.plans))
+    return builder.algorithm.base_data_only or num_steps < needed
 
 
 def is_behind(builder: Builder, state: RunState) -> bool:

@@ -15,6 +15,7 @@ import pytest
 import torch
 import toy_environments
 import typer.testing
+from kills import POINTS, killed_and_resumed
 from toy_runs import (
     Recorder,
     configure,
@@ -26,7 +27,7 @@ from toy_runs import (
     state_numbers,
 )
 
-from bayes_mbrl import artefacts, cli, experiment
+from bayes_mbrl import artefacts, cli, experiment, learning
 from bayes_mbrl.build import Builder
 from bayes_mbrl.checkpoint import has_checkpoint, load_checkpoint
 from bayes_mbrl.data import Transitions
@@ -246,93 +247,17 @@ def test_a_run_that_never_got_to_a_checkpoint_starts_again(tmp_path: pathlib.Pat
     assert state_numbers(resume(tmp_path / "begun")) == state_numbers(saved(tmp_path / "whole"))
 
 
-_KILLS = """
-import os, pathlib, random, shutil, signal, sys, time
-sys.path.insert(0, sys.argv[1])
-import torch
-torch.set_num_threads(1)
-import toy_runs
-from bayes_mbrl import artefacts, checkpoint, experiment, run_folder
-from bayes_mbrl.inference import optimise
-
-artefacts.run_figure = lambda **_: None  # most of the time of a tiny run, and nothing of it is compared
-artefacts.save_figure = lambda _, path: path.touch()
-
-def kill():
-    os.kill(os.getpid(), signal.SIGKILL)
-
-def at_call(module, name, number):
-    "Kill instead of the call of this number."
-    original, calls = getattr(module, name), 0
-    def counted(*args, **kwargs):
-        nonlocal calls
-        calls += 1
-        if calls == number:
-            kill()
-        return original(*args, **kwargs)
-    setattr(module, name, counted)
-
-def forked(action):
-    pid = os.fork()
-    if pid:
-        return pid
-    try:
-        action()
-    except BaseException as error:
-        print(type(error), error, flush=True)
-        os._exit(1)
-    os._exit(0)
-
-def run(folder, *patch):
-    if patch:
-        at_call(*patch)
-    toy_runs.start(folder, sys.argv[3], *sys.argv[4:])
-
-root = pathlib.Path(sys.argv[2])
-started = time.monotonic()
-assert os.waitpid(forked(lambda: run(root / "whole")), 0)[1] == 0
-whole = time.monotonic() - started
-points = {
-    "acting": (experiment.Environment, "step", 8),
-    "fitting": (optimise.torch, "_foreach_copy_", 9),
-    "fitted": (experiment, "save_checkpoint", 2),
-    "checkpoint_half_written": (checkpoint, "save_posterior", 2),
-    "checkpoint_without_pointer": (checkpoint, "write_text", 4),
-    "first_checkpoint": (checkpoint, "write_text", 2),
-    "before_metrics": (experiment.MetricsLog, "write", 2),
-    "evaluating": (experiment, "evaluate", 1),
-    "artefacts": (artefacts, "save_tree", 1),
-}
-random.seed(len(sys.argv))
-times = {f"time_{n}": whole * random.random() for n in range(3)}
-for name in [*points, *times]:
-    folder = root / name
-    pid = forked(lambda: run(folder, *points.get(name, ())))
-    if name in times:
-        time.sleep(times[name])
-        os.kill(pid, signal.SIGKILL)
-    status = os.waitpid(pid, 0)[1]
-    assert os.WIFSIGNALED(status) or name in times, name
-    if not (folder / "config.yaml").exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        action = lambda: run(folder)
-    else:
-        action = lambda: toy_runs.resume(folder)
-    assert os.waitpid(forked(action), 0)[1] == 0, name
-    print(name, flush=True)
-"""
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("more", [("posterior=mean-field",), ("posterior=ensemble", "algorithm.refit_every=4")])
 def test_killed_at_any_point_and_resumed_the_numbers_are_those_of_a_run_never_killed(
     tmp_path: pathlib.Path, more: tuple[str, ...]
 ) -> None:
-    command = [sys.executable, "-c", _KILLS, SUPPORT, tmp_path, DRIFT, *more]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    names = done.stdout.split()
-    assert len(names) == 12, done.stdout
+    points = [
+        name for name in POINTS if name not in ("learning", "learning_tables", "checkpoint_without_what_was_learned")
+    ]
+    job = {"folder": tmp_path, "env": DRIFT, "settings": more, "points": points, "num_times": 3}
+    names = [folder.name for folder in killed_and_resumed(job)]
+    assert len(names) == 12
     expected = numbers(tmp_path / "whole")
     for name in names:
         assert numbers(tmp_path / name) == expected, name
@@ -376,6 +301,90 @@ def test_killed_between_two_faults_and_resumed_the_numbers_are_the_same(
             start(tmp_path / "killed", FAULTY)
     assert saved(tmp_path / "killed").faults_in_a_row == 1
     assert state_numbers(resume(tmp_path / "killed")) == state_numbers(saved(tmp_path / "whole"))
+
+
+# The base phase
+
+
+@pytest.mark.usefixtures("no_artefacts")
+@pytest.mark.parametrize(("num_base_steps", "num_base"), [(0, 1), (6, 1), (7, 2), (13, 3)])
+def test_episodes_are_the_base_policys_until_there_are_so_many_steps(
+    tmp_path: pathlib.Path, num_base_steps: int, num_base: int
+) -> None:
+    """Of 6 steps each; the first fit comes with the last of them. Without a posterior nobody else can act."""
+    observer = Recorder()
+    state = start(
+        tmp_path / "run", DRIFT, f"num_base_steps={num_base_steps}", "num_episodes=4", "num_evaluation_episodes=0",
+        observer=observer,
+    )  # fmt: skip
+    assert [row["phase"] for row in state.metrics] == ["base policy"] * num_base + ["mpc"] * (4 - num_base)
+    assert [row["num_fitted"] for row in state.metrics] == [0] * (num_base - 1) + [6 * n for n in range(num_base, 5)]
+    assert observer.phases.count("fitting") == 5 - num_base
+
+
+@pytest.mark.usefixtures("no_picture")
+@pytest.mark.parametrize("limit", ["num_episodes=2", "num_steps=9"])
+def test_a_run_that_ends_before_its_base_phase_fits_once_at_its_end(tmp_path: pathlib.Path, limit: str) -> None:
+    settings = ("num_base_steps=100", limit)
+    observer = Recorder()
+    state = start(tmp_path / "run", DRIFT, *settings, observer=observer)
+    assert [row["phase"] for row in state.metrics] == ["base policy"] * 2
+    assert [row["num_fitted"] for row in state.metrics] == [0, 0]
+    assert observer.phases == ["acting", "acting", "fitting", "evaluating"]
+    assert state.posterior is not None
+    assert state.num_fitted == 12
+    assert saved(tmp_path / "run").num_fitted == 12
+    assert len(numbers(tmp_path / "run")["evaluation"]["returns"]) == 2
+
+
+@pytest.mark.usefixtures("no_picture")
+def test_a_fit_that_fails_at_the_end_of_the_base_phase_is_made_up_for(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ("num_base_steps=100", "num_episodes=2")
+
+    def fails(*_: Any, **__: Any) -> Any:
+        raise UserError("posterior mean-field: diverged")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Builder, "fit", fails)
+        with pytest.raises(UserError, match=r"diverged; the data are kept: change that in .* then bayes-mbrl resume"):
+            start(tmp_path / "run", DRIFT, *settings)
+    assert len(saved(tmp_path / "run").metrics) == 2
+    resume(tmp_path / "run")
+    start(tmp_path / "whole", DRIFT, *settings)
+    assert numbers(tmp_path / "run") == numbers(tmp_path / "whole")
+
+
+@pytest.mark.usefixtures("no_picture")
+@pytest.mark.parametrize("more", [(), ("algorithm=sac", "algorithm.hidden=[4]", "algorithm.batch_size=4")])
+def test_stopped_in_the_base_phase_and_resumed(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]
+) -> None:
+    settings = ("num_base_steps=8", "num_episodes=3", *more)
+    start(tmp_path / "whole", DRIFT, *settings)
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment.MetricsLog, "write", stop)
+        with pytest.raises(KeyboardInterrupt):
+            start(tmp_path / "part", DRIFT, *settings)
+    assert [row["phase"] for row in saved(tmp_path / "part").metrics] == ["base policy"]
+    resume(tmp_path / "part")
+    assert numbers(tmp_path / "part") == numbers(tmp_path / "whole")
+
+
+@pytest.mark.usefixtures("no_artefacts")
+def test_what_is_said_of_the_environment_is_held_against_the_first_data_alone(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(learning, "compare_with_data", lambda spec, data: [f"{len(data)} rows of {spec.name} are odd"])
+    observer, later = Recorder(), Recorder()
+    start(tmp_path / "run", DRIFT, "num_base_steps=8", observer=observer)
+    resume(tmp_path / "run", episodes=4, observer=later)
+    assert (observer.warnings, later.warnings) == (["6 rows of Drift-v0 are odd"], [])
 
 
 # An environment that fails
