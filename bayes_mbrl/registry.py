@@ -139,19 +139,19 @@ ALGORITHMS = Table(
             "v3.0: short imagined rollouts from real states, and soft actor-critic on both (MBPO)",
             "bayes_mbrl.algorithms.mbpo:MBPO",
             plans=False,
-            defaults={"num_episodes": 8, "num_base_steps": 200},
+            defaults={"num_episodes": 12, "num_base_steps": 200},
         ),
         "mve": Row(
             "soft actor-critic whose targets look H imagined steps ahead (MVE)",
             "bayes_mbrl.algorithms.mve:MVE",
             plans=False,
-            defaults={"num_episodes": 8, "num_base_steps": 200},
+            defaults={"num_episodes": 12, "num_base_steps": 200},
         ),
         "mba": Row(
             "Q-learning with a quadratic advantage (NAF) on real and imagined transitions (MBA)",
             "bayes_mbrl.algorithms.mba:MBA",
             plans=False,
-            defaults={"num_episodes": 8, "num_base_steps": 200},
+            defaults={"num_episodes": 12, "num_base_steps": 200},
         ),
         "sac": Row(
             "no model at all: soft actor-critic, the baseline",
