@@ -31,10 +31,11 @@ from bayes_mbrl.algorithms.gradient_learner import GradientLearner
 from bayes_mbrl.algorithms.learner import Learner, LearningAlgorithm, Task, check_continuous
 from bayes_mbrl.algorithms.model_validation import ModelValidation, held_out_models
 from bayes_mbrl.algorithms.policy_agent import PolicyAgent
+from bayes_mbrl.algorithms.policy_backprop import Starts, first_states
 from bayes_mbrl.data import Transitions
 from bayes_mbrl.imagination import Imagined, World, imagine_policy
 from bayes_mbrl.inference.base import Theta, check_settings, seeded_global_state
-from bayes_mbrl.policies import TanhGaussianPolicy, fully_connected
+from bayes_mbrl.policies import StandardisedPolicy, fully_connected, make_policy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,22 +65,23 @@ class PolicyGradientLearner(GradientLearner, Learner):
         high: Tensor,
         *,
         generator: torch.Generator,
+        features: Callable[[Tensor], Tensor] | None = None,
         hidden: Sequence[int] = (64, 64),
-        learning_rate: Annotated[float, Gt(0)] = 1e-3,
+        learning_rate: Annotated[float, Gt(0)] = 3e-3,
         baseline_learning_rate: Annotated[float, Gt(0)] = 3e-3,
-        discount: Annotated[float, Ge(0), Le(1)] = 0.99,
+        discount: Annotated[float, Ge(0), Le(1)] = 0.95,
         clip: Annotated[float, Gt(0)] | None = 0.2,
-        num_epochs: Annotated[int, Gt(0)] = 5,
+        num_epochs: Annotated[int, Gt(0)] = 10,
         normalise: bool = True,
         max_gradient_norm: Annotated[float, Gt(0)] = 10.0,
         horizon: Annotated[int, Gt(0)] = 100,
         num_starts: Annotated[int, Gt(0)] = 10,
-        visited_share: Annotated[float, Ge(0), Le(1)] = 0.0,
-        num_rounds: Annotated[int, Gt(0)] = 50,
+        starts: Starts = "both",
+        num_rounds: Annotated[int, Gt(0)] = 30,
         num_held_out: Annotated[int, Gt(0)] = 10,
         validate_every: Annotated[int, Gt(0)] = 5,
         min_share_improved: Annotated[float, Ge(0), Le(1)] = 0.7,
-        patience: Annotated[int, Gt(0)] = 1,
+        patience: Annotated[int, Gt(0)] = 2,
     ) -> None:
         """low and high [A] bound the actions. `clip` is ε of PPO; None is the plain gradient, which is right for one
         epoch only, so that more are refused. `normalise` gives the advantages mean 0 and variance 1. The rest is about
@@ -90,12 +92,14 @@ class PolicyGradientLearner(GradientLearner, Learner):
         super().__init__()
         if clip is None and num_epochs > 1:
             raise ValueError(f"need num_epochs = 1 without clip, got {num_epochs}: the trajectories are used up")
+        num_inputs = state_dim if features is None else len(features(torch.zeros(state_dim)))
+        inner = make_policy("tanh-gaussian", num_inputs, low, high, hidden=hidden, generator=generator)
+        self.policy = StandardisedPolicy(inner, num_inputs, features)
         with seeded_global_state(generator):  # torch.nn draws initial weights from the global state
-            self.policy = TanhGaussianPolicy(state_dim, low, high, hidden)
-            self.baseline = fully_connected([state_dim, *hidden, 1])
+            self.baseline = fully_connected([num_inputs, *hidden, 1])
         self.discount, self.clip, self.num_epochs, self.normalise = discount, clip, num_epochs, normalise
         self.horizon, self._num_rounds, self._num_starts = horizon, num_rounds, num_starts
-        self._visited_share, self._num_held_out = visited_share, num_held_out
+        self._where, self._num_held_out = starts, num_held_out
         self._validate_every, self._min_share, self._patience = validate_every, min_share_improved, patience
         self._told: dict[str, Any] = {}
         self.modules = {"policy": self.policy, "baseline": self.baseline}
@@ -123,6 +127,8 @@ class PolicyGradientLearner(GradientLearner, Learner):
         self, world: World, transitions: Transitions, *, generator: torch.Generator, advance: Callable[[], None]
     ) -> None:
         """Steps 3 and 4, until held-out models say that the policy no longer improves in most of them."""
+        if not self.policy.num_seen:
+            self.policy.standardise(transitions.state)
         posterior, held_out = held_out_models(world.posterior, self._num_held_out, generator=generator)
         world = dataclasses.replace(world, posterior=posterior)
         num_held_out = len(next(iter(held_out.values()), ())) or self._num_held_out  # a known world has no parameters
@@ -157,13 +163,18 @@ class PolicyGradientLearner(GradientLearner, Learner):
         }
 
     def _starts(self, transitions: Transitions, num_theta: int, generator: torch.Generator) -> Tensor:
-        """First states of episodes, and visited states in their places by their share: [K, B, S]."""
-        shape, number = (num_theta, self._num_starts), transitions.episode
-        first = torch.cat([number.new_ones(1, dtype=torch.bool), number[1:] != number[:-1]]).nonzero().squeeze(-1)
-        initial = first[torch.randint(len(first), shape, generator=generator)]
-        visited = torch.randint(len(transitions), shape, generator=generator)
-        rows = torch.where(torch.rand(shape, generator=generator) < self._visited_share, visited, initial)
-        return transitions.state[rows]
+        """Where episodes of D began, any state of D, or by halves either: [K, B, S]."""
+        shares = {"visited": 1.0, "episode-starts": 0.0, "both": 0.5}
+        num_visited = int(shares[self._where] * self._num_starts)
+        kinds = ((transitions.state, num_visited), (first_states(transitions), self._num_starts - num_visited))
+        return torch.cat(
+            [
+                states[torch.randint(len(states), (num_theta, number), generator=generator)]
+                for states, number in kinds
+                if number
+            ],
+            dim=1,
+        )
 
     def improve(self, world: World, starts: Tensor, theta: Theta, *, horizon: int, generator: torch.Generator) -> float:
         """One round: imagine H steps from starts [K, B, S], then `num_epochs` steps of policy and baseline.
@@ -175,7 +186,7 @@ class PolicyGradientLearner(GradientLearner, Learner):
         norms = []
         for _ in range(self.num_epochs):
             norms.append(self.descend("policy", -self.surrogate(samples)))
-            values = self.baseline(samples.states).squeeze(-1)
+            values = self._values(samples.states)
             # Returns may be of any size: the loss is measured in their own variance.
             scale = samples.to_go.var(correction=0).clamp(min=1e-8)
             self.descend("baseline", functional.mse_loss(values, samples.to_go) / scale)
@@ -192,10 +203,10 @@ class PolicyGradientLearner(GradientLearner, Learner):
         randomness = world.draw(horizon, starts, len(self.policy.centre), generator=generator)._replace(theta=theta)
         imagined = imagine_policy(world, self.policy, starts, **randomness._asdict())
         lived, states = imagined.lived & imagined.is_sound, imagined.states[:-1]
-        mean, log_std = self.policy.unsquashed(states)
+        mean, log_std = self._normal(states)
         unsquashed = torch.addcmul(mean, log_std.exp(), randomness.policy_noise)
         to_go = rewards_to_go(imagined, self.discount)
-        advantages = (to_go - self.baseline(states).squeeze(-1))[lived]
+        advantages = (to_go - self._values(states))[lived]
         if self.normalise:
             advantages = (advantages - advantages.mean()) / advantages.std(correction=0).clamp(min=1e-8)
         return Samples(
@@ -208,13 +219,24 @@ class PolicyGradientLearner(GradientLearner, Learner):
 
     def surrogate(self, samples: Samples) -> Tensor:
         """What the policy ascends []: its gradient at the policy that acted is the policy gradient a step."""
-        mean, log_std = self.policy.unsquashed(samples.states)
+        mean, log_std = self._normal(samples.states)
         ratio = (_log_normal(samples.unsquashed, mean, log_std) - samples.log_density).exp()
         plain = ratio * samples.advantages
         if self.clip is None:
             return plain.mean()
         clipped = ratio.clamp(1 - self.clip, 1 + self.clip) * samples.advantages
         return torch.minimum(plain, clipped).mean()
+
+    def _normal(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log std of u: two [..., A]."""
+        mean, log_std = self.policy.unsquashed(states)
+        assert log_std is not None, "a squashed normal has noise"
+        return mean, log_std
+
+    def _values(self, states: Tensor) -> Tensor:
+        """V(s) [...]."""
+        values: Tensor = self.baseline(self.policy.inputs(states)).squeeze(-1)
+        return values
 
 
 def rewards_to_go(imagined: Imagined, discount: float) -> Tensor:
@@ -242,18 +264,19 @@ class PolicyGradient(LearningAlgorithm):
     """Widths of the hidden layers of policy and baseline."""
     horizon: Annotated[int, Gt(0)] = 100
     """H, after which an imagined trajectory is cut short."""
-    discount: Annotated[float, Ge(0), Le(1)] = 0.99
-    num_rounds: Annotated[int, Gt(0)] = 50
+    discount: Annotated[float, Ge(0), Le(1)] = 0.95
+    """γ: the lower, the less of the noise of far rewards is in the estimate."""
+    num_rounds: Annotated[int, Gt(0)] = 30
     """After each fit, at most; a round is new trajectories and `num_epochs` steps on them."""
     num_starts: Annotated[int, Gt(0)] = 10
     """B: trajectories of each sample of θ."""
-    visited_share: Annotated[float, Ge(0), Le(1)] = 0.0
-    """Of trajectories, how many start from any visited state; the others from first states of episodes."""
+    starts: Starts = "both"
+    """Where imagined trajectories start: in any state of D, where an episode of D began, or by halves either."""
     clip: Annotated[float, Gt(0)] | None = 0.2
     """ε of PPO; null: the plain gradient, for num_epochs=1."""
-    num_epochs: Annotated[int, Gt(0)] = 5
+    num_epochs: Annotated[int, Gt(0)] = 10
     """Gradient steps on the same trajectories."""
-    learning_rate: Annotated[float, Gt(0)] = 1e-3
+    learning_rate: Annotated[float, Gt(0)] = 3e-3
     baseline_learning_rate: Annotated[float, Gt(0)] = 3e-3
     max_gradient_norm: Annotated[float, Gt(0)] = 10.0
     """What the policy's gradient is clipped to."""
@@ -263,7 +286,7 @@ class PolicyGradient(LearningAlgorithm):
     """Rounds between two checks."""
     min_share_improved: Annotated[float, Ge(0), Le(1)] = 0.7
     """Of the held-out models, in how many the policy has to be better than at the last check that passed."""
-    patience: Annotated[int, Gt(0)] = 1
+    patience: Annotated[int, Gt(0)] = 2
     """How many checks in a row have to fail before it stops; the policy of the last one that passed is kept."""
     refit_every: Annotated[int, Gt(0)] | None = None
     """Environment steps between two fits of the posterior; None: after each episode."""
@@ -273,4 +296,6 @@ class PolicyGradient(LearningAlgorithm):
         check_continuous(task, "a policy gradient with a squashed normal")
         settings = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         del settings["refit_every"]
-        return PolicyGradientLearner(task.state_dim, task.low, task.high, generator=generator, **settings)
+        return PolicyGradientLearner(
+            task.state_dim, task.low, task.high, generator=generator, features=task.features, **settings
+        )
