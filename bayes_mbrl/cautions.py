@@ -1,15 +1,19 @@
 """What a configuration asks for that cannot mean what its words say: told at the start of a run, not refused."""
 
-from bayes_mbrl.config import Config
+from bayes_mbrl.config import Config, resolve
 from bayes_mbrl.environments.registration import find_spec
-from bayes_mbrl.registry import OBJECTIVES, PROPAGATIONS
+from bayes_mbrl.registry import OBJECTIVES, PROPAGATIONS, SECTIONS
 
 
 def cautions(config: Config) -> list[str]:
     """One sentence for each; none for most configurations."""
+    if not config.algorithm.row.learns_model:
+        return _unused(config, [section for section in SECTIONS if section != "algorithm"])
     objective, exploration = config.objective, config.algorithm.settings.get("exploration", "none")
     found = []
-    if OBJECTIVES.rows[objective.name].about_theta or objective.settings.get("over") == "theta":
+    if not config.algorithm.row.plans:
+        found += _unused(config, ["planner", "objective"])
+    elif OBJECTIVES.rows[objective.name].about_theta or objective.settings.get("over") == "theta":
         found += _about_theta(f"objective {objective.name}", config)
         if exploration in ("thompson", "hallucinated"):
             found.append(
@@ -34,6 +38,27 @@ def cautions(config: Config) -> list[str]:
             "it will explore nothing; take another posterior"
         )
     return found
+
+
+def _unused(config: Config, sections: list[str]) -> list[str]:
+    """What was chosen or set in these sections, which the algorithm does without."""
+    chosen = {section: getattr(config, section).name for section in SECTIONS}
+    environment = {"env": config.env, "algorithm": chosen["algorithm"]}
+    usual, same_names = resolve(options=environment), resolve(options={**environment, **chosen})
+    unused = [
+        section
+        for section in sections
+        if getattr(usual, section).name != chosen[section]
+        or getattr(same_names, section).settings != getattr(config, section).settings
+    ]
+    if not config.algorithm.row.learns_model and config.rollout != same_names.rollout:
+        unused.append("rollout")
+    if not unused:
+        return []
+    what = "this" if len(unused) == 1 else "these"
+    return [
+        f"algorithm {chosen['algorithm']} does without {' and '.join(unused)}: what is set of {what} changes nothing"
+    ]
 
 
 def _hallucinated(config: Config) -> list[str]:

@@ -124,6 +124,10 @@ def _imagined_against_real(run: LoadedRun) -> list[Chart]:
     """The return imagined after an episode beside what the next one brought, in the same units."""
     settings = run.config.algorithm.settings
     horizon, discount = settings.get("horizon"), settings.get("discount")
+    if settings.get("starts") != "visited" or settings.get(
+        "terminal_value"
+    ):  # of other states, or of more than H steps
+        return []
     if not isinstance(horizon, int) or not isinstance(discount, int | float) or run.transitions is None:
         return []
     imagined, real, numbers = [], [], []

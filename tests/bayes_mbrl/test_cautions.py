@@ -104,6 +104,33 @@ def test_a_linear_model_of_an_environment_whose_ends_are_unknown() -> None:
     assert of_env("LinearGaussian-v0", "linear") == []
 
 
+@pytest.mark.parametrize(
+    ("overrides", "unused"),
+    [
+        (("algorithm=sac",), None),
+        (("algorithm=sac", "algorithm.hidden=[8]", "seed=3", "num_base_steps=7"), None),
+        (("algorithm=sac", "posterior=ensemble"), "posterior"),
+        (("algorithm=sac", "posterior=exact-linear"), "posterior and dynamics"),
+        (("algorithm=sac", "planner.horizon=7", "objective=worst-theta"), "planner and objective"),
+        (("algorithm=sac", "propagation=ts-1", "rollout.num_noise=3", "recalibration=quantile"),
+         "propagation and recalibration and rollout"),
+        (("algorithm=mbpo", "posterior=ensemble", "propagation=ts-1", "rollout.num_theta=3"), None),
+        (("algorithm=mbpo", "recalibration=quantile", "dynamics.hidden=[8]"), None),
+        (("algorithm=mbpo", "planner=mppi"), "planner"),
+        (("algorithm=v2.0", "propagation=distribution-sampling"), None),
+        (("algorithm=v2.0", "objective=lower-tail-mean", "objective.tail_mass=0.3"), "objective"),
+        (("algorithm=v2.0", "objective=worst-theta"), "objective"),
+        (("planner=mppi", "planner.horizon=7"), None),
+    ],
+    ids=str,
+)  # fmt: skip
+@pytest.mark.parametrize("env", ["LinearGaussian-v0", "Pendulum-v1"])
+def test_what_the_algorithm_does_without(overrides: tuple[str, ...], unused: str | None, env: str) -> None:
+    """Environments recommend settings of their own, which nobody is told of."""
+    found = cautions(resolve(overrides, options={"env": env}))
+    assert [text.partition(" does without ")[2].partition(":")[0] for text in found] == ([unused] if unused else [])
+
+
 def test_it_is_said_when_a_run_starts(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(artefacts, "write", lambda *_: {})
     recorder, settings = Recorder(), ("num_episodes=1", "num_evaluation_episodes=0", "objective=worst-theta")

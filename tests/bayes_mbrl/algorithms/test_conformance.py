@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from kills import killed_and_resumed
 from toy_runs import configure, numbers, resume, saved, start, state_numbers
 
 from bayes_mbrl import artefacts
@@ -75,6 +76,23 @@ def test_a_run_that_was_stopped_and_resumed_gives_the_same_numbers(name: str, tm
     assert all(math.isfinite(row["return"]) for row in whole.metrics)
     assert [row["phase"] for row in whole.metrics] == ["base policy", *[name] * 3]
     assert (whole.posterior is None) == (not ALGORITHMS.rows[name].learns_model)
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_the_numbers_are_those_of_a_run_never_killed(tmp_path: pathlib.Path) -> None:
+    """In the middle of learning, and where the checkpoint has no more than half of what was learned."""
+    jobs = [
+        {
+            "folder": tmp_path / name, "env": _task(name), "settings": (f"algorithm={name}", *TINY[name]),
+            "points": ["learning_tables" if name == "dyna" else "learning", "checkpoint_without_what_was_learned"],
+            "num_times": 0,
+        }
+        for name in TINY
+    ]  # fmt: skip
+    folders = killed_and_resumed(*jobs)
+    assert len(folders) == 2 * len(TINY)
+    for folder in folders:
+        assert numbers(folder) == numbers(folder.parent / "whole"), folder
 
 
 @names
