@@ -98,7 +98,7 @@ def curve(num_seeds: int, num_episodes: int, picture: pathlib.Path | None) -> No
             "episode",
             "steps to the goal",
             [*marks, Rule(BEST, label=f"shortest way: {BEST}")],
-            note=f"Mean of {num_seeds} seeds ± standard error. All start with the same random first episode, left out.",
+            note=f"Mean of {num_seeds} seeds ± standard error; the first episode, random for all, is left out.",
             y_range=(0.0, 800.0),
         )
         save_chart(chart, picture)

@@ -82,7 +82,7 @@ def table(outcomes: list[Outcome]) -> str:
             f"{len(rows)}",
             f"{max(o.num_steps for o in rows):,}",
             _spread(means),
-            f"{min(means):.1f}",
+            _number(min(means)),
             _spread([o.cpu_minutes for o in rows]),
         ]
         lines.append("| " + " | ".join(cells) + " |")
@@ -91,14 +91,20 @@ def table(outcomes: list[Outcome]) -> str:
 
 def _spread(values: list[float]) -> str:
     if len(values) < 2:
-        return f"{values[0]:.1f}"
-    return f"{statistics.mean(values):.1f} ± {statistics.stdev(values) / len(values) ** 0.5:.1f}"
+        return _number(values[0])
+    return f"{_number(statistics.mean(values))} ± {_number(statistics.stdev(values) / len(values) ** 0.5)}"
+
+
+def _number(value: float) -> str:
+    """One digit behind the point, or as many as three that count need: 0.744."""
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3g}"
 
 
 def _details(outcome: Outcome) -> str:
     curve = ", ".join(f"{value:.0f}" for value in outcome.training_returns)
+    mean = _number(statistics.mean(outcome.returns))
     return (
-        f"{outcome.env}, {outcome.algorithm}, seed {outcome.job.seed}: return {statistics.mean(outcome.returns):.1f} "
+        f"{outcome.env}, {outcome.algorithm}, seed {outcome.job.seed}: return {mean} "
         f"after {outcome.num_steps} steps, {outcome.cpu_minutes:.1f} CPU-minutes; training: {curve}"
     )
 
