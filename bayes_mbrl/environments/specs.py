@@ -146,7 +146,7 @@ _KNOWN = (
         reward=rewards.obstacles_reward,
         termination=rewards.obstacles_termination,
         state_names=("x", "y", "goal x", "goal y"),
-        # By random shooting as in the homework: walls that were learned are soft, and CEM is better at exploiting that.
+        # By random shooting as in the homework: see docs/ladder/mpc.md for what CEM was seen to do.
         defaults={
             "num_episodes": 20,
             "planner": {"name": "random-shooting", "num_candidates": 1000, "horizon": 10},
