@@ -1,8 +1,9 @@
 """What runs: one validation for files, the command line and Python, which reports all mistakes at once.
 
 Later sources win: signatures and the registry < what the chosen posterior and dynamics recommend < what the
-environment recommends < the file < options and `key=value`. The settings of a component (planner, posterior, ...) are
-the parameters of its function or class, so their names, types, bounds and defaults are written once, where they belong.
+environment recommends (but how long to run an algorithm may say itself) < the file < options and `key=value`. The
+settings of a component (planner, posterior, ...) are the parameters of its function or class, so their names, types,
+bounds and defaults are written once, where they belong.
 """
 
 import contextlib
@@ -197,7 +198,9 @@ def _from_layers(mappings: Sequence[Mapping[str, Any]], problems: list[str], nee
         section: _component(section, name, [*recommended, environment], written, found)
         for section, name in names.items()
     }
-    values = _plain_values([*recommended, environment, *written])
+    values = _plain_values(
+        [*recommended, environment, *_own_budget(names["algorithm"], environment, problems), *written]
+    )
     problems += _conflicts(components, values["rollout"])
     placeholders = {section: part or Component(section, "", {}) for section, part in components.items()}
     try:
@@ -207,6 +210,14 @@ def _from_layers(mappings: Sequence[Mapping[str, Any]], problems: list[str], nee
     if lines := found.lines():
         raise UserError("\n".join(lines))
     return config
+
+
+def _own_budget(algorithm: str, environment: Layer, problems: list[str]) -> list[Layer]:
+    """How long an algorithm recommends to run, where the environment recommends it for another algorithm."""
+    table = SECTIONS["algorithm"]
+    if environment.sections.get("algorithm", {}).get("name", table.default) == algorithm:
+        return []
+    return [Layer(as_layer(table.rows[algorithm].defaults, problems).values, {})]
 
 
 def _environment_defaults(written: Sequence[Layer], problems: list[str]) -> Layer:

@@ -100,6 +100,9 @@ def _trial_transitions() -> Mapping[str, Any]:
     return {"transitions": Transitions(rows, rows, nothing, rows, nothing.bool(), nothing.long())}
 
 
+_OFF_POLICY_BUDGET: Mapping[str, Any] = {"num_episodes": 1000, "num_base_steps": 200}
+"""Steps are what counts where something is learned from each, and a beginner's episodes may be short."""
+
 ALGORITHMS = Table(
     default="mpc",
     trial=dict,
@@ -139,26 +142,26 @@ ALGORITHMS = Table(
             "v3.0: short imagined rollouts from real states, and soft actor-critic on both (MBPO)",
             "bayes_mbrl.algorithms.mbpo:MBPO",
             plans=False,
-            defaults={"num_episodes": 12, "num_base_steps": 200},
+            defaults={**_OFF_POLICY_BUDGET, "num_steps": 2400},
         ),
         "mve": Row(
             "soft actor-critic whose targets look H imagined steps ahead (MVE)",
             "bayes_mbrl.algorithms.mve:MVE",
             plans=False,
-            defaults={"num_episodes": 12, "num_base_steps": 200},
+            defaults={**_OFF_POLICY_BUDGET, "num_steps": 2400},
         ),
         "mba": Row(
             "Q-learning with a quadratic advantage (NAF) on real and imagined transitions (MBA)",
             "bayes_mbrl.algorithms.mba:MBA",
             plans=False,
-            defaults={"num_episodes": 12, "num_base_steps": 200},
+            defaults={**_OFF_POLICY_BUDGET, "num_steps": 2400},
         ),
         "sac": Row(
             "no model at all: soft actor-critic, the baseline",
             "bayes_mbrl.algorithms.sac:SAC",
             plans=False,
             learns_model=False,
-            defaults={"num_episodes": 50, "num_base_steps": 200},
+            defaults={**_OFF_POLICY_BUDGET, "num_steps": 10_000},
         ),
         "dyna": Row(
             "Q-learning in tables on real steps and on a counted model of them (Dyna-Q): no p(θ|D), countable states",

@@ -336,3 +336,20 @@ def test_what_saves_work_reaches_the_agent(transitions: Transitions) -> None:
     draws = builder.dynamics(transitions).model.initial(2, generator=torch.Generator().manual_seed(0))
     agent = builder.agent(transitions, DrawsPosterior(draws))
     assert (agent.bf16, agent.finalists, agent.tolerance) == (True, 0.5, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"env": "InvertedPendulum-v5"}, (20, 1000, 1)),
+        ({"env": "InvertedPendulum-v5", "algorithm": "v2.0"}, (20, 1000, 1)),
+        ({"env": "InvertedPendulum-v5", "algorithm": "mbpo"}, (1000, 2400, 200)),
+        ({"env": "InvertedPendulum-v5", "algorithm": "mbpo", "num_steps": 7}, (1000, 7, 200)),
+        ({"env": "FrozenLake-v1"}, (500, None, 0)),  # which recommends dyna itself
+    ],
+)
+def test_an_algorithm_that_says_how_long_to_run_wins_over_an_environment_made_for_another(
+    options: dict[str, Any], expected: tuple[int, int | None, int]
+) -> None:
+    made = resolve([], options=options)
+    assert (made.num_episodes, made.num_steps, made.num_base_steps) == expected
