@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from bayes_mbrl.environments.counted import COUNTED
 from bayes_mbrl.environments.specs import ENVIRONMENTS
 from bayes_mbrl.registry import SECTIONS
 
@@ -32,9 +33,19 @@ def test_linked_files_exist(path: str) -> None:
 
 def test_every_choice_has_its_row() -> None:
     names = [
-        name for section in ("posterior", "planner", "objective", "propagation") for name in SECTIONS[section].rows
+        name
+        for section in ("algorithm", "posterior", "planner", "objective", "propagation")
+        for name in SECTIONS[section].rows
     ]
-    assert [name for name in [*names, *ENVIRONMENTS] if f"`{name}`" not in README] == []
+    assert [name for name in [*names, *ENVIRONMENTS, *COUNTED] if f"`{name}`" not in README] == []
+
+
+def test_every_algorithm_stands_on_the_page_of_the_ladder() -> None:
+    page = (ROOT / "docs" / "ladder" / "README.md").read_text(encoding="utf-8")
+    assert [name for name in SECTIONS["algorithm"].rows if f"`{name}`" not in page] == []
+    for path in {*re.findall(r"\]\(([\w./-]+)\)", page), *re.findall(r"`(algorithms/[\w.]+)`", page)}:
+        where = ROOT / "bayes_mbrl" if path.startswith("algorithms/") else ROOT / "docs" / "ladder"
+        assert (where / path).exists(), path
 
 
 def test_the_four_steps_quote_the_code() -> None:
