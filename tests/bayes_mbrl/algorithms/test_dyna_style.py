@@ -201,38 +201,16 @@ def test_a_propagation_of_many_particles_is_refused(name: str) -> None:
         Builder(configure(DRIFT, f"algorithm={name}", "propagation=moment-matching"), environment)
 
 
+_QUICK: dict[str, Any] = {
+    "updates_per_step": 15, "batch_size": 64, "hidden": (32, 32), "learning_rate": 3e-3, "discount": 0.5,
+    "target_rate": 0.05,
+}  # fmt: skip
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
-    [
-        MBPO(
-            updates_per_step=15,
-            batch_size=64,
-            hidden=(32, 32),
-            learning_rate=3e-3,
-            discount=0.5,
-            target_rate=0.05,
-            real_ratio=0.0,
-        ),
-        MVE(
-            updates_per_step=15,
-            batch_size=64,
-            hidden=(32, 32),
-            learning_rate=3e-3,
-            discount=0.5,
-            target_rate=0.05,
-            horizon=2,
-        ),
-        MBA(
-            updates_per_step=15,
-            batch_size=64,
-            hidden=(32, 32),
-            learning_rate=3e-3,
-            discount=0.5,
-            target_rate=0.05,
-            real_ratio=0.0,
-        ),
-    ],
+    [MBPO(**_QUICK, real_ratio=0.0), MVE(**_QUICK, horizon=2), MBA(**_QUICK, real_ratio=0.0)],
     ids=lambda settings: type(settings).__name__,
 )
 def test_each_finds_the_best_action_in_a_known_world(settings: DynaStyle, generator: torch.Generator) -> None:
