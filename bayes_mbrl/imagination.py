@@ -109,6 +109,7 @@ def imagine_policy(
     propagation_noise: Tensor | None = None,
     nudges: Tensor | None = None,
     first_actions: Tensor | None = None,
+    shape_gradient: Callable[[Tensor], Tensor] | None = None,
 ) -> Imagined:
     """Act by the policy from the starts [K, B, S]: pure, since all randomness comes in as arguments.
 
@@ -120,7 +121,8 @@ def imagine_policy(
     particle meets another θ in each step; moment matching draws all of them anew between two steps from one normal with
     their mean and covariance, as in Deep PILCO. `nudges` [H, K, B, A] are added to the actions:
     the derivative by them, at 0, is the sensitivity of a return to what is done at each time. `first_actions` [K, B, A]
-    are taken at the starts in place of the policy's.
+    are taken at the starts in place of the policy's. `shape_gradient` makes of the derivative by the states of a time,
+    [K, B, S] and with all that comes after them, what goes on to what came before.
     """
     states, alive = [starts], torch.ones(starts.shape[:-1], dtype=torch.bool, device=starts.device)
     actions, rewards, lived, ended = [], [], [], []
@@ -136,6 +138,8 @@ def imagine_policy(
         if world.propagation not in (ts_infinity, ts_1):
             assert mixing is not None, "this propagation needs noise"
             following = world.propagation(following.unsqueeze(2), mixing.unsqueeze(2)).squeeze(2)
+        if shape_gradient is not None and following.requires_grad:
+            following.register_hook(shape_gradient)
         states.append(following)
         actions.append(action)
         rewards.append(torch.where(alive, reward, 0))

@@ -75,6 +75,8 @@ class PolicyBackpropLearner(GradientLearner, Learner):
         starts: Starts = "visited",
         fresh_randomness: bool = True,
         saturation_price: Annotated[float, Ge(0)] = 0.0,
+        gradient_decay: Annotated[float, Gt(0), Le(1)] = 1.0,
+        max_state_gradient: Annotated[float, Gt(0)] | None = None,
         value: StateValue | None = None,
         value_rate: Annotated[float, Gt(0), Le(1)] = 0.02,
     ) -> None:
@@ -86,6 +88,7 @@ class PolicyBackpropLearner(GradientLearner, Learner):
         self.horizon, self.discount = horizon, discount
         self._num_gradient_steps, self._num_starts, self._starts = num_gradient_steps, num_starts, starts
         self._fresh, self._saturation_price, self._value_rate = fresh_randomness, saturation_price, value_rate
+        self._gradient_decay, self._max_state_gradient = gradient_decay, max_state_gradient
         self._learning_rates = learning_rate, learning_rate if final_learning_rate is None else final_learning_rate
         self._told: list[Improvement] = []
         self.modules = {"policy": policy}
@@ -112,12 +115,14 @@ class PolicyBackpropLearner(GradientLearner, Learner):
         self._take_units(transitions)
         randomness: Randomness | None = None
         first_rate, last_rate = self._learning_rates
+        # Not the spread of the states: an angle that is not wrapped is spread over as many turns as were made.
+        unit = (transitions.next_state - transitions.state).std(0, correction=0)
         for step in range(self._num_gradient_steps):
             self.set_learning_rate("policy", first_rate + (last_rate - first_rate) * step / self._num_gradient_steps)
             if self._fresh or randomness is None:
                 starts = self._draw_starts(transitions, world.num_theta, generator)
                 randomness = world.draw(self.horizon, starts, len(self.policy.centre), generator=generator)
-            self._told.append(self.improve(world, starts, randomness))
+            self._told.append(self.improve(world, starts, randomness, unit=unit))
             advance()
 
     def report(self) -> Mapping[str, Any]:
@@ -136,13 +141,19 @@ class PolicyBackpropLearner(GradientLearner, Learner):
         """See `Learner.warnings`."""
         return self.take_notes()
 
-    def improve(self, world: World, starts: Tensor, randomness: Randomness) -> Improvement:
+    def improve(
+        self, world: World, starts: Tensor, randomness: Randomness, *, unit: Tensor | None = None
+    ) -> Improvement:
         """One gradient step from the starts [K, B, S], and one of the value that stands for what comes after them.
 
+        `unit` [S] of the states is what the bound on the derivative by a state counts in; None: 1.
         Raises ExplodingGradientError at the third gradient in a row that is not finite, UserError where there is none.
         """
         nudges = torch.zeros_like(randomness.policy_noise, requires_grad=True)
-        imagined = imagine_policy(world, self.policy, starts, **randomness._asdict(), nudges=nudges)
+        shape_gradient = self._shape_gradient(unit, math.prod(starts.shape[:2]))
+        imagined = imagine_policy(
+            world, self.policy, starts, **randomness._asdict(), nudges=nudges, shape_gradient=shape_gradient
+        )
         after = self._value("slow value") if "value" in self.modules else None
         imagined_return = returns_of(imagined, discount=self.discount, value=after).mean()
         if not imagined_return.requires_grad:
@@ -168,6 +179,22 @@ class PolicyBackpropLearner(GradientLearner, Learner):
             rows = torch.randint(len(transitions), (num_theta, half), generator=generator)
             starts[:, :half] = transitions.state[rows]
         return starts
+
+    def _shape_gradient(self, unit: Tensor | None, num_particles: int) -> Callable[[Tensor], Tensor] | None:
+        """What lets only a share of the derivative by a state go on to what came before, and bounds a particle's."""
+        decay, largest = self._gradient_decay, self._max_state_gradient
+        if decay == 1 and largest is None:
+            return None
+
+        def shaped(gradient: Tensor) -> Tensor:
+            if largest is None:
+                return decay * gradient
+            # The mean has divided by the number of particles.
+            norm = num_particles * torch.linalg.vector_norm(gradient if unit is None else gradient * unit, dim=-1)
+            share = decay * torch.clamp(largest / norm, max=1).unsqueeze(-1)
+            return torch.where(norm.isfinite().unsqueeze(-1), share * gradient, 0)
+
+        return shaped
 
     def _saturation(self, imagined: Imagined) -> Tensor:
         """What is paid for u in a = tanh(u): [].
@@ -237,6 +264,11 @@ class PolicyBackprop(LearningAlgorithm):
     """What the norm of the policy's gradient is clipped to."""
     saturation_price: Annotated[float, Ge(0)] = 0.0
     """What is paid, in units of the return, for u² in actions tanh(u): a little leads back from where tanh is flat."""
+    gradient_decay: Annotated[float, Gt(0), Le(1)] = 1.0
+    """The share of the derivative by a state that goes on to the step before; below 1 it has a bias, and less noise."""
+    max_state_gradient: Annotated[float, Gt(0)] | None = None
+    """What the norm of ∂R / ∂s_t of one trajectory is clipped to on its way back, with s_t in units of the std of what
+    it changes by in a step; None: nothing."""
     terminal_value: bool = False
     """Whether a learned V(s_H) stands for what comes after the horizon."""
     refit_every: Annotated[int, Gt(0)] | None = None
@@ -261,5 +293,7 @@ class PolicyBackprop(LearningAlgorithm):
             starts=self.starts,
             fresh_randomness=self.fresh_randomness,
             saturation_price=self.saturation_price,
+            gradient_decay=self.gradient_decay,
+            max_state_gradient=self.max_state_gradient,
             value=value if self.terminal_value else None,
         )

@@ -55,6 +55,60 @@ def test_sensitivities_vanish_or_explode_as_the_dynamics_do(factor: float, gener
     assert float(told.share_lived) == 1
 
 
+@pytest.mark.parametrize(("decay", "factor"), [(0.7, 1.5), (0.5, 0.5)])
+def test_only_a_share_of_the_derivative_goes_on_to_the_step_before(
+    decay: float, factor: float, generator: torch.Generator
+) -> None:
+    """As if γ stayed and the dynamics' factor were `decay` times as large; the return is that of the true factor."""
+    world, starts = linear_world(factor), torch.ones(2, 5, 1)
+    told, plain = (
+        one.improve(world, starts, world.draw(6, starts, 1, generator=generator))
+        for one in (learner(horizon=6, discount=0.9, gradient_decay=decay), learner(horizon=6, discount=0.9))
+    )
+    expected = [sum(0.9**u * (decay * factor) ** (u - t) for u in range(t, 6)) for t in range(6)]
+    torch.testing.assert_close(told.action_gradient_norms, torch.tensor(expected))
+    torch.testing.assert_close(told.imagined_return, plain.imagined_return)
+
+
+@pytest.mark.parametrize(("unit", "expected"), [(None, 1 + 3), (2.0, 1 + 3 / 2), (0.1, 1 + 9)])
+def test_the_derivative_by_a_state_is_bounded_in_units_of_the_states(
+    unit: float | None, expected: float, generator: torch.Generator
+) -> None:
+    """s' = 10 s + a, R = s_1 + 0.9 s_2: of ∂R / ∂a_0 = 1 + 9 the second part comes by the state, whatever K · B is."""
+    backprop, world = learner(horizon=2, discount=0.9, max_state_gradient=3.0), linear_world(10.0)
+    for shape in [(1, 1, 1), (3, 4, 1)]:
+        starts = torch.zeros(shape)
+        noise = world.draw(2, starts, 1, generator=generator)
+        told = backprop.improve(world, starts, noise, unit=None if unit is None else torch.tensor([unit]))
+        torch.testing.assert_close(told.action_gradient_norms, torch.tensor([expected, 0.9]))
+
+
+def test_a_trajectory_of_infinite_derivative_leaves_that_of_the_others(generator: torch.Generator) -> None:
+    """The slope of the root at 0 is infinite: of that trajectory nothing goes through its state."""
+    dynamics = KnownDynamics(lambda s, a: s.abs().sqrt() + a, noise_std=torch.zeros(1))
+    world = World(Nothing(), dynamics, lambda s, a, n: n[..., 0], None)
+    starts = torch.tensor([[[0.0], [1.0]]])  # the first gets to 0, whose root's slope is infinite
+    noise = world.draw(2, starts, 1, generator=generator)
+    assert not torch.isfinite(learner(horizon=2, discount=1.0).improve(world, starts, noise).gradient_norm)
+    backprop = learner(horizon=2, discount=1.0, max_state_gradient=10.0)
+    told = backprop.improve(world, starts, noise)
+    assert torch.isfinite(told.gradient_norm)
+    # ∂R / ∂a_0 is 1 for the one, 1 + ½ for the other, by whose side it is averaged in squares.
+    torch.testing.assert_close(told.action_gradient_norms, torch.tensor([((1 + 1.5**2) / 2) ** 0.5, 1.0]))
+
+
+def test_the_unit_of_the_bound_is_what_a_state_changes_by_in_a_step(generator: torch.Generator) -> None:
+    """However far the states themselves are spread; a bound of 1e-6 leaves what goes by the step's own reward alone."""
+    data = rows(torch.tensor([[-200.0], [20.0], [-20.0], [200.0]]), torch.ones(4), [0] * 4)
+    data = dataclasses.replace(data, next_state=data.state + torch.tensor([[-1.0], [3.0], [-1.0], [3.0]]))
+    told = []
+    for bound in (1e-6, 6.0, 1e6):  # the std is 2
+        backprop = learner(horizon=2, discount=1.0, max_state_gradient=bound, num_gradient_steps=1)
+        backprop.after_fit(linear_world(6.0), data, generator=generator, advance=lambda: None)
+        told.append(backprop.report()["action_gradient_norms"][0])
+    assert told == pytest.approx([1, 1 + 3, 1 + 6], rel=1e-4)
+
+
 def test_matched_moments_are_those_of_the_particles(generator: torch.Generator) -> None:
     world = linear_world(1.0, noise_std=0.5)
     policy = learner().policy
