@@ -139,7 +139,7 @@ def imagine_policy(
             assert mixing is not None, "this propagation needs noise"
             following = world.propagation(following.unsqueeze(2), mixing.unsqueeze(2)).squeeze(2)
         if shape_gradient is not None and following.requires_grad:
-            following.register_hook(shape_gradient)
+            following.register_hook(shape_gradient)  # type: ignore[no-untyped-call]
         states.append(following)
         actions.append(action)
         rewards.append(torch.where(alive, reward, 0))
