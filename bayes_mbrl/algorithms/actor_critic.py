@@ -121,8 +121,7 @@ class SoftActorCritic(GradientLearner):
         self.discount = discount
         self.target_rate = target_rate
         self.target_entropy = -float(len(low)) if target_entropy is None else target_entropy
-        self._unit_entropy = self.policy.half_range.log().sum()
-        """What the entropy in units of the action, of the policy's densities, is higher by."""
+        self._log_volume = self.policy.half_range.log().sum()
         self.modules = {
             "policy": self.policy,
             "critics": self.critics,
@@ -140,7 +139,7 @@ class SoftActorCritic(GradientLearner):
         critic_loss = 0.5 * (values - problem.target).square().mean(1).sum()  # eq. 5
         self.descend("critics", critic_loss)
 
-        actions, log_density = self.policy.sample_with_log_density(batch.state, self._noise(batch, generator))
+        actions, log_density = self.act(batch.state, self._noise(batch, generator))
         temperature = self.temperature()
         self.critics.requires_grad_(False)  # the policy's gradient passes through them and stops at the policy
         worth = self.critics(batch.state, actions).amin(0)
@@ -148,16 +147,24 @@ class SoftActorCritic(GradientLearner):
         actor_loss = (temperature * log_density - worth).mean()  # eq. 7
         self.descend("policy", actor_loss)
 
-        surplus = log_density.detach().mean() + self._unit_entropy + self.target_entropy
+        surplus = log_density.detach().mean() + self.target_entropy
         self.descend("temperature", -self.temperature.log * surplus)  # eq. 18, by log α as in the authors' code
         self.follow("slow_critics", "critics", self.target_rate)
         return Losses(critic_loss.detach(), actor_loss.detach(), temperature)
+
+    def act(self, states: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """(a, log π(a | s)) as of the policy, but with the density in units of half the actions' range.
+
+        Else the worth of a step's entropy, and with it what an episode's end costs, would depend on those units.
+        """
+        actions, log_density = self.policy.sample_with_log_density(states, noise)
+        return actions, log_density + self._log_volume
 
     @torch.no_grad()
     def value(self, states: Tensor, *, generator: torch.Generator) -> Tensor:
         """V(s) ≈ min Q(s, a) − α log π(a | s) by one action a ~ π, from the slow critics: [N, S] → [N] (eq. 3)."""
         noise = torch.empty(len(states), len(self.policy.centre), dtype=states.dtype).normal_(generator=generator)
-        actions, log_density = self.policy.sample_with_log_density(states, noise)
+        actions, log_density = self.act(states, noise)
         values: Tensor = self.slow_critics(states, actions).amin(0)
         return torch.sub(values, self.temperature() * log_density)
 

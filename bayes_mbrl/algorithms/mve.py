@@ -82,6 +82,6 @@ class ValueExpansion:
         starts = spread_over_theta(batch.next_state, self.world.num_theta)
         randomness = self.world.draw(self.horizon, starts, batch.action.shape[1], generator=generator)
         imagined = imagine_policy(self.world, learner.policy, starts, **randomness._asdict())
-        _, log_density = learner.policy.sample_with_log_density(imagined.states[:-1], randomness.policy_noise)
+        _, log_density = learner.act(imagined.states[:-1], randomness.policy_noise)
         num_rows = len(batch.reward)
         return Imagined(*(gathered(part, num_rows) for part in imagined)), gathered(log_density, num_rows)

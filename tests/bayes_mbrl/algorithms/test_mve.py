@@ -54,14 +54,14 @@ def by_hand(
         for t in range(horizon):
             if ended:
                 break
-            action, log_density = (x.detach() for x in sac.policy.sample_with_log_density(state, chance[t, 0, i]))
+            action, log_density = (x.detach() for x in sac.act(state, chance[t, 0, i]))
             reward, following = float(3 * state + action), state + 0.5 * action
             ended = float(following) > limit
             steps.append((float(state), float(action), reward, float(log_density)))
             state = following
         value = 0.0
         if not ended:
-            action, log_density = (x.detach() for x in sac.policy.sample_with_log_density(state, last[i]))
+            action, log_density = (x.detach() for x in sac.act(state, last[i]))
             value = float(sac.slow_critics(state[None], action[None]).min() - alpha * log_density.detach())
         for s, a, reward, log_density in reversed(steps):
             targets[s, a] = reward + gamma * value

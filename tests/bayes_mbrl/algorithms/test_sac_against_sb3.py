@@ -16,6 +16,7 @@ from bayes_mbrl.replay import Batch
 
 STATE_DIM, ACTION_DIM, NUM_ROWS = 3, 2, 40
 HIDDEN = (7, 5)
+LOW, HIGH = torch.tensor([-2.0, -0.1]), torch.tensor([3.0, 0.0])
 RATE, DISCOUNT, TAU, ENTROPY = 3e-3, 0.9, 0.02, -1.5
 
 
@@ -23,7 +24,7 @@ class Blank(gymnasium.Env[Any, Any]):
     """Spaces alone."""
 
     observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (STATE_DIM,), np.float32)
-    action_space = gymnasium.spaces.Box(-1.0, 1.0, (ACTION_DIM,), np.float32)
+    action_space = gymnasium.spaces.Box(LOW.numpy(), HIGH.numpy(), dtype=np.float32)
 
 
 @pytest.fixture
@@ -46,9 +47,8 @@ def theirs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 @pytest.fixture
 def ours(generator: torch.Generator) -> SoftActorCritic:
-    bounds = -torch.ones(ACTION_DIM), torch.ones(ACTION_DIM)
     learner = SoftActorCritic(
-        STATE_DIM, *bounds, generator=generator, hidden=HIDDEN, learning_rate=RATE, discount=DISCOUNT,
+        STATE_DIM, LOW, HIGH, generator=generator, hidden=HIDDEN, learning_rate=RATE, discount=DISCOUNT,
         target_rate=TAU, target_entropy=ENTROPY,
     )  # fmt: skip
     for weight in learner.slow_critics.parameters():  # others than the fast ones
@@ -60,7 +60,7 @@ def _batch(generator: torch.Generator) -> Batch:
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator)
 
-    actions = normal(NUM_ROWS, ACTION_DIM).tanh()
+    actions = torch.lerp(LOW, HIGH, 0.5 + 0.5 * normal(NUM_ROWS, ACTION_DIM).tanh())
     ends = torch.rand(NUM_ROWS, generator=generator) < 0.3
     return Batch(normal(NUM_ROWS, STATE_DIM), actions, normal(NUM_ROWS), normal(NUM_ROWS, STATE_DIM), ends)
 
@@ -82,10 +82,15 @@ def _copy(ours: SoftActorCritic, theirs: Any) -> None:
                 layer.weight.data, layer.bias.data = weight.data[number].T.clone(), bias.data[number].clone()
 
 
+def _scaled(actions: Tensor) -> Tensor:
+    """In units of half their range, as Stable-Baselines3 has all actions."""
+    return 2 * (actions - LOW) / (HIGH - LOW) - 1
+
+
 def _their_update(theirs: Any, batch: Batch, noise: list[Tensor], monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     """By this noise: for the actions of the states first, then for those of what followed."""
     rows = SimpleNamespace(
-        observations=batch.state, actions=batch.action, rewards=batch.reward[:, None],
+        observations=batch.state, actions=_scaled(batch.action), rewards=batch.reward[:, None],
         next_observations=batch.next_state, dones=batch.terminated.float()[:, None], discounts=None,
     )  # fmt: skip
     theirs.replay_buffer = SimpleNamespace(sample=lambda *_, **__: rows)
@@ -114,7 +119,7 @@ def test_losses_and_weights_after_updates_are_those_of_stable_baselines3(
         own_mean, own_log_std = ours.policy.unsquashed(states)
         torch.testing.assert_close(own_mean, mean, rtol=1e-3, atol=1e-4)
         torch.testing.assert_close(own_log_std, log_std, rtol=1e-3, atol=1e-4)
-        actions = own_mean.tanh()
+        actions = torch.lerp(LOW, HIGH, 0.5 + 0.5 * own_mean.tanh())
         for mine, critics in ((ours.critics, theirs.critic), (ours.slow_critics, theirs.critic_target)):
-            values = torch.cat(critics(states, actions), dim=1).T
+            values = torch.cat(critics(states, _scaled(actions)), dim=1).T
             torch.testing.assert_close(mine(states, actions), values, rtol=1e-3, atol=1e-4)
