@@ -14,7 +14,7 @@ import torch
 
 from bayes_mbrl import artefacts
 from bayes_mbrl.algorithms.base import Agent
-from bayes_mbrl.algorithms.episode import Episode, run_episode
+from bayes_mbrl.algorithms.episode import Episode, EpisodeCutShortError, run_episode
 from bayes_mbrl.analysis.uncertainty import mixture_log_likelihood
 from bayes_mbrl.build import Builder
 from bayes_mbrl.cautions import cautions
@@ -27,7 +27,7 @@ from bayes_mbrl.environments.recorded import is_stand_in
 from bayes_mbrl.environments.registration import find_spec
 from bayes_mbrl.errors import UserError
 from bayes_mbrl.inference.base import parameter_shapes
-from bayes_mbrl.learning import Learning, fitted, is_behind, lacks_posterior, trained_agent
+from bayes_mbrl.learning import Learning, fitted, is_behind, lacks_posterior, nothing_learned, trained_agent
 from bayes_mbrl.progress import Observer
 from bayes_mbrl.registry import posterior_kinds
 from bayes_mbrl.run_folder import MetricsLog, load_run, replace_config
@@ -89,6 +89,8 @@ def evaluate_run(
     with Environment(spec) as environment:
         builder = Builder(config, environment)
         _check_continues(builder, state, folder)
+        for text in nothing_learned(builder, state):
+            observer.warning(text)
         episodes = evaluate(builder, trained_agent(builder, state), observer)
     _check_evaluated(config, episodes)
     return [episode.total_reward for episode in episodes]
@@ -152,6 +154,8 @@ def _run(config: Config, folder: pathlib.Path, state: RunState, observer: Observ
                 observer.episode(state.metrics[-1])
         if is_behind(builder, state):
             state = _catch_up(builder, state, folder, observer)
+        for text in nothing_learned(builder, state):
+            observer.warning(text)
         episodes = evaluate(builder, trained_agent(builder, state), observer)
         paths = artefacts.write(folder, builder, state, episodes)
     observer.finished(artefacts.summary(state, episodes), paths)
@@ -165,6 +169,7 @@ def _catch_up(builder: Builder, state: RunState, folder: pathlib.Path, observer:
     try:
         learning.catch_up()
     except UserError as failure:
+        learning.tell_warnings()
         raise _with_advice(failure, folder) from failure
     _save(folder, learning.state)
     return learning.state
@@ -220,6 +225,7 @@ def _next_episode(builder: Builder, state: RunState, observer: Observer) -> RunS
     attempt = number * MAX_FAULTS_IN_A_ROW + state.faults_in_a_row
     learning = Learning(builder, state, observer)
     observer.phase("acting", builder.environment.max_episode_steps)
+    cut_short = None
     try:
         episode = run_episode(
             builder.environment,
@@ -232,6 +238,8 @@ def _next_episode(builder: Builder, state: RunState, observer: Observer) -> RunS
     except EnvironmentFault as fault:
         observer.warning(f"{fault}: the episode is dropped, the data so far are kept")
         return dataclasses.replace(state, faults_in_a_row=state.faults_in_a_row + 1)
+    except EpisodeCutShortError as failure:
+        episode, cut_short = failure.episode, failure
     metrics = {
         "episode": number,
         "phase": "base policy" if learning.by_base_policy else builder.config.algorithm.name,
@@ -244,8 +252,11 @@ def _next_episode(builder: Builder, state: RunState, observer: Observer) -> RunS
         return dataclasses.replace(learned, metrics=rows, next_episode=number + 1, faults_in_a_row=0)
 
     try:
+        if cut_short is not None:
+            raise cut_short
         outcome = learning.after_episode(episode.transitions)
     except UserError as error:
+        learning.tell_warnings()
         transitions = learning.with_episode(episode.transitions)
         unlearned = after(dataclasses.replace(state, transitions=transitions), num_transitions=len(transitions))
         raise _FitFailedError(str(error), unlearned) from error
@@ -253,7 +264,7 @@ def _next_episode(builder: Builder, state: RunState, observer: Observer) -> RunS
 
 
 class _FitFailedError(UserError):
-    """The fit after an episode failed; `state` has the episode's data and no fit to them."""
+    """Learning in an episode or after it failed; `state` has the episode's data, and nothing learned from them."""
 
     def __init__(self, message: str, state: RunState) -> None:
         super().__init__(message)

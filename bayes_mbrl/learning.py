@@ -50,6 +50,20 @@ def lacks_posterior(builder: Builder, state: RunState) -> bool:
     return there and not is_base_policys(builder, state)
 
 
+def nothing_learned(builder: Builder, state: RunState) -> list[str]:
+    """What to say where the algorithm learns in steps of its own alone, and there were none; else nothing."""
+    config, learner = builder.config, builder.learner()
+    if learner is None or learner.num_steps_after_fit or state.transitions is None:
+        return []
+    if any(row.get("phase") == config.algorithm.name for row in state.metrics):
+        return []
+    return [
+        f"algorithm {config.algorithm.name} acts as it was initialised: it learns in its own steps, and none of the "
+        f"{len(state.transitions)} were, num_base_steps being {config.num_base_steps}; take fewer of these, or more "
+        "num_episodes"
+    ]
+
+
 def restored_learner(builder: Builder, state: RunState) -> Learner | None:
     """What the algorithm has learned beside p(θ | D) so far; None for one that plans.
 
@@ -141,6 +155,11 @@ class Learning:
         """D and the episode."""
         return Transitions.concatenate([*self._before, episode])
 
+    def tell_warnings(self) -> None:
+        """Pass on what the learner warns of, which has a reason too where learning failed."""
+        for text in [] if self._learner is None else self._learner.warnings():
+            self._observer.warning(text)
+
     @functools.cached_property
     def _world(self) -> World | None:
         return None if self.state.posterior is None else self._builder.world(*fitted(self.state))
@@ -173,7 +192,6 @@ class Learning:
 
     def _keep(self) -> None:
         """Bring the learner into the state."""
+        self.tell_warnings()
         if self._learner is not None:
-            for text in self._learner.warnings():
-                self._observer.warning(text)
             self.state = dataclasses.replace(self.state, learned=self._learner.tensors())

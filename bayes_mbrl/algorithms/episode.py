@@ -10,6 +10,7 @@ from torch import Tensor
 from bayes_mbrl.algorithms.base import Agent
 from bayes_mbrl.data import Transitions
 from bayes_mbrl.environments.adapter import Environment
+from bayes_mbrl.errors import UserError
 
 MAX_STEPS_WITHOUT_LIMIT = 1000
 """Where the environment itself has no time limit."""
@@ -32,6 +33,14 @@ class Episode:
         return float(self.transitions.reward.sum(dtype=torch.float64))
 
 
+class EpisodeCutShortError(UserError):
+    """What is done after a step failed; `episode` is what had happened until then."""
+
+    def __init__(self, message: str, episode: Episode) -> None:
+        super().__init__(message)
+        self.episode = episode
+
+
 def run_episode(
     environment: Environment,
     agent: Agent,
@@ -43,7 +52,8 @@ def run_episode(
 ) -> Episode:
     """Act from a reset with `seed` until the environment ends the episode; `number` is written into its transitions.
 
-    Raises EnvironmentFault when the environment fails or returns a number that is not finite.
+    Raises EnvironmentFault when the environment fails or returns a number that is not finite, and EpisodeCutShortError
+    with the steps so far when `after_step` raises a UserError.
     """
     state, memory = environment.reset(seed=seed), None
     steps: list[Transitions] = []
@@ -57,7 +67,11 @@ def run_episode(
         state = step.next_state
         too_long = environment.max_episode_steps is None and len(steps) >= MAX_STEPS_WITHOUT_LIMIT
         ended = step.terminated or step.truncated or too_long
-        agent = after_step(steps) or agent
+        try:
+            agent = after_step(steps) or agent
+        except UserError as failure:
+            done = Episode(Transitions.concatenate(steps), acting_seconds)
+            raise EpisodeCutShortError(str(failure), done) from failure
     return Episode(Transitions.concatenate(steps), acting_seconds)
 
 

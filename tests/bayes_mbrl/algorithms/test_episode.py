@@ -8,9 +8,10 @@ from torch import Tensor
 
 from bayes_mbrl.algorithms import episode
 from bayes_mbrl.algorithms.base import Agent
-from bayes_mbrl.algorithms.episode import run_episode
+from bayes_mbrl.algorithms.episode import EpisodeCutShortError, run_episode
 from bayes_mbrl.data import Transitions
 from bayes_mbrl.environments.adapter import EnvironmentFault, Step
+from bayes_mbrl.errors import UserError
 
 
 @dataclasses.dataclass
@@ -122,3 +123,16 @@ def test_without_any_time_limit_an_episode_is_ended(monkeypatch: pytest.MonkeyPa
     assert len(data) == 6
     assert not data.terminated.any()
     assert len(run(Adder(max_episode_steps=9, truncates_at=9), Constant(1.0)).transitions) == 9
+
+
+def test_where_learning_fails_the_steps_so_far_are_at_hand() -> None:
+    def after_step(steps: Sequence[Transitions]) -> None:
+        if len(steps) == 2:
+            raise UserError("lower the learning rate")
+
+    with pytest.raises(UserError, match=r"^lower the learning rate$") as caught:
+        run(Adder(terminates_at=3), Constant(1.0), after_step=after_step)
+    assert isinstance(caught.value, EpisodeCutShortError)
+    data = caught.value.episode.transitions
+    assert data.terminated.tolist() == [False, False]
+    assert torch.equal(data.state[1:], data.next_state[:-1])
