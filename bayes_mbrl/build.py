@@ -68,6 +68,18 @@ class Builder:
             raise UserError(
                 f"algorithm {name} imagines with propagation {' or '.join(algorithm.propagations)}, got {propagation}"
             )
+        self._check_particles(getattr(algorithm, "num_starts", 0))
+
+    def _check_particles(self, num_starts: int) -> None:
+        """Raise UserError where particles are drawn from a covariance of fewer than two of them."""
+        num_theta, propagation = self.config.rollout.num_theta, self.config.propagation.name
+        if propagation == "distribution-sampling" and num_starts < 2:
+            raise UserError(f"propagation {propagation} needs algorithm.num_starts >= 2, got {num_starts}")
+        if propagation == "moment-matching" and num_theta * num_starts < 2:
+            raise UserError(
+                f"propagation {propagation} needs rollout.num_theta times algorithm.num_starts >= 2, got {num_theta} "
+                f"times {num_starts}"
+            )
 
     def _check_dynamics(self) -> None:
         """Raise UserError where it cannot be learned: two transitions of zeros have the right widths."""

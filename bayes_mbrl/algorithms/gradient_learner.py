@@ -12,7 +12,7 @@ MAX_SKIPPED_IN_A_ROW = 3
 
 
 class ExplodingGradientError(UserError):
-    """The gradient was not finite in several steps in a row."""
+    """The gradient was not finite, or there was none, in several steps in a row."""
 
 
 class GradientLearner:
@@ -60,15 +60,24 @@ class GradientLearner:
             self.num_skipped_in_a_row[name] = 0
             optimiser.step()
             return norm
+        self.skip(
+            name,
+            f"the gradient of the {name} has norm {float(norm)}",
+            "shorten the imagined horizon, lower the learning rate or max_gradient_norm, or look for extreme rewards",
+        )
+        return norm
+
+    def skip(self, name: str, why: str, advice: str) -> None:
+        """Take note that a step of `descend(name, …)` is left out.
+
+        Raises ExplodingGradientError at the third in a row.
+        """
         self.num_skipped_in_a_row[name] += 1
-        self._notes.append(f"the gradient of the {name} has norm {float(norm)}: this step of learning is skipped")
+        self._notes.append(f"{why}: this step of learning is skipped")
         if self.num_skipped_in_a_row[name] >= MAX_SKIPPED_IN_A_ROW:
             raise ExplodingGradientError(
-                f"the gradient of the {name} has norm {float(norm)} in {MAX_SKIPPED_IN_A_ROW} steps in a row, which "
-                "were skipped: shorten the imagined horizon, lower the learning rate or max_gradient_norm, or look for "
-                "extreme rewards"
+                f"{why} in {MAX_SKIPPED_IN_A_ROW} steps in a row, which were skipped: {advice}"
             )
-        return norm
 
     @torch.no_grad()
     def follow(self, slow: str, fast: str, rate: float) -> None:

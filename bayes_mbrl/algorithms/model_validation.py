@@ -15,6 +15,7 @@ from torch import Tensor
 from bayes_mbrl.imagination import Randomness, World, imagine_policy, returns_of
 from bayes_mbrl.inference.base import Posterior, Theta
 from bayes_mbrl.inference.draws import DrawsPosterior
+from bayes_mbrl.planners.propagation import ts_infinity
 from bayes_mbrl.policies import Policy
 
 
@@ -49,7 +50,11 @@ class ModelValidation:
         min_share: float,
         generator: torch.Generator,
     ) -> "ModelValidation":
-        """Hold θ [V], starts [V, B, S] and noise fixed; the first check is against the policy as it is."""
+        """Hold θ [V], starts [V, B, S] and noise fixed; the first check is against the policy as it is.
+
+        A trajectory keeps its θ whatever the world's propagation is: else there were no models to ask, but one mixture.
+        """
+        world = dataclasses.replace(world, propagation=ts_infinity)
         drawn = world.draw(horizon, starts, len(policy.centre), generator=generator)
         # An action without noise is the policy's mode: what acts when it is evaluated.
         randomness = drawn._replace(theta=theta, policy_noise=torch.zeros_like(drawn.policy_noise))

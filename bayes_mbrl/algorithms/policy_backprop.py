@@ -19,8 +19,8 @@ Axes: H steps, K parameter samples, B starts of each, S state, A action.
 import copy
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, ClassVar
 
 import torch
 from annotated_types import Ge, Gt, Le
@@ -31,14 +31,12 @@ from bayes_mbrl.algorithms.gradient_learner import GradientLearner
 from bayes_mbrl.algorithms.learner import Learner, LearningAlgorithm, Task, check_continuous
 from bayes_mbrl.algorithms.policy_agent import PolicyAgent
 from bayes_mbrl.algorithms.terminal_value import StateValue, bootstrapped_returns, mean_squared_error
+from bayes_mbrl.algorithms.trajectories import ADVICE, Starts, divergence_notes, draw_starts
 from bayes_mbrl.data import Transitions
 from bayes_mbrl.errors import UserError
 from bayes_mbrl.imagination import Imagined, Randomness, World, imagine_policy, returns_of
 from bayes_mbrl.inference.base import check_settings
 from bayes_mbrl.policies import PolicyKind, StandardisedPolicy, make_policy
-
-Starts = Literal["visited", "episode-starts", "both"]
-"""Of imagined trajectories: all states of D, those alone where an episode of D begins, or by halves either."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,13 +44,13 @@ class Improvement:
     """Of one gradient step."""
 
     imagined_return: Tensor
-    """[]: the mean over θ, starts and noise, before the step"""
+    """[]: the mean over θ, starts and noise, before the step, of the trajectories that did not diverge"""
     gradient_norm: Tensor
     """[]: of the policy's gradient, before it was clipped"""
     action_gradient_norms: Tensor
     """[H]: root mean square over particles of ‖∂R / ∂a_t‖, the way through later actions included"""
-    share_lived: Tensor
-    """[]: of all imagined steps; below 1 where trajectories ended or diverged"""
+    share_sound: Tensor
+    """[]: of the imagined trajectories those that did not diverge; nothing is learned from the others"""
     value_loss: Tensor | None = None
     """[]: of the terminal value, in units of its scale²"""
 
@@ -96,7 +94,7 @@ class PolicyBackpropLearner(GradientLearner, Learner):
         if value is not None:
             if discount == 1:
                 raise ValueError("need discount < 1 with a value after the horizon, got 1: it would count without end")
-            self.modules |= {"value": value, "slow value": copy.deepcopy(value)}
+            self.modules |= {"value": value, "slow value": copy.deepcopy(value).requires_grad_(False)}
             self.optimise("value", value.parameters(), learning_rate=learning_rate, max_norm=max_gradient_norm)
 
     @property
@@ -120,10 +118,11 @@ class PolicyBackpropLearner(GradientLearner, Learner):
         for step in range(self._num_gradient_steps):
             self.set_learning_rate("policy", first_rate + (last_rate - first_rate) * step / self._num_gradient_steps)
             if self._fresh or randomness is None:
-                starts = self._draw_starts(transitions, world.num_theta, generator)
+                starts = draw_starts(transitions, self._starts, world.num_theta, self._num_starts, generator=generator)
                 randomness = world.draw(self.horizon, starts, len(self.policy.centre), generator=generator)
             self._told.append(self.improve(world, starts, randomness, unit=unit))
             advance()
+        self._notes += divergence_notes(_share_sound(self._told[-self._num_gradient_steps :]))
 
     def report(self) -> Mapping[str, Any]:
         """Of the gradient steps after the last fit."""
@@ -134,6 +133,7 @@ class PolicyBackpropLearner(GradientLearner, Learner):
             "imagined_return": float(last.imagined_return),
             "gradient_norm": float(torch.stack([one.gradient_norm for one in self._told]).mean()),
             "action_gradient_norms": last.action_gradient_norms.tolist(),
+            "share_sound": _share_sound(self._told),
             **({} if last.value_loss is None else {"value_loss": float(last.value_loss)}),
         }
 
@@ -147,7 +147,9 @@ class PolicyBackpropLearner(GradientLearner, Learner):
         """One gradient step from the starts [K, B, S], and one of the value that stands for what comes after them.
 
         `unit` [S] of the states is what the bound on the derivative by a state counts in; None: 1.
-        Raises ExplodingGradientError at the third gradient in a row that is not finite, UserError where there is none.
+        A trajectory that diverged teaches nothing: where rewards are negative, its end would be a gain.
+        Raises ExplodingGradientError at the third step in a row without a finite gradient or without a trajectory that
+        did not diverge, UserError where the reward has no slope.
         """
         nudges = torch.zeros_like(randomness.policy_noise, requires_grad=True)
         shape_gradient = self._shape_gradient(unit, math.prod(starts.shape[:2]))
@@ -155,30 +157,25 @@ class PolicyBackpropLearner(GradientLearner, Learner):
             world, self.policy, starts, **randomness._asdict(), nudges=nudges, shape_gradient=shape_gradient
         )
         after = self._value("slow value") if "value" in self.modules else None
-        imagined_return = returns_of(imagined, discount=self.discount, value=after).mean()
-        if not imagined_return.requires_grad:
+        sound = imagined.is_sound
+        share_sound = sound.to(starts.dtype).mean()
+        if not sound.any():
+            self.skip("policy", "every imagined trajectory diverged", ADVICE)
+            unknown = share_sound.new_tensor(math.nan)
+            return Improvement(unknown, unknown, unknown.expand(len(nudges)), share_sound, None)
+        returns = returns_of(imagined, discount=self.discount, value=after)
+        gain = torch.where(sound, returns, 0).mean()
+        if not gain.requires_grad:
             raise UserError(
                 "the reward has no slope by which a policy could be improved, as one of 1 for each step has none: take "
                 "algorithm.terminal_value=true, or an algorithm that needs no slope, as mbpo"
             )
-        norm = self.descend("policy", self._saturation(imagined) - imagined_return)
+        norm = self.descend("policy", self._saturation(imagined) - gain)
         assert nudges.grad is not None
         # The mean has divided by the number of particles.
         sensitivity = nudges.grad.square().sum(-1).mean((-2, -1)).sqrt() * math.prod(starts.shape[:2])
-        share_lived = imagined.lived.to(norm.dtype).mean()
         value_loss = None if after is None else self._learn_value(imagined)
-        return Improvement(imagined_return.detach(), norm, sensitivity, share_lived, value_loss)
-
-    def _draw_starts(self, transitions: Transitions, num_theta: int, generator: torch.Generator) -> Tensor:
-        """[K, B, S]"""
-        first = first_states(transitions) if self._starts != "visited" else transitions.state
-        rows = torch.randint(len(first), (num_theta, self._num_starts), generator=generator)
-        starts = first[rows]
-        if self._starts == "both":
-            half = self._num_starts // 2
-            rows = torch.randint(len(transitions), (num_theta, half), generator=generator)
-            starts[:, :half] = transitions.state[rows]
-        return starts
+        return Improvement(gain.detach() / share_sound, norm, sensitivity, share_sound, value_loss)
 
     def _shape_gradient(self, unit: Tensor | None, num_particles: int) -> Callable[[Tensor], Tensor] | None:
         """What lets only a share of the derivative by a state go on to what came before, and bounds a particle's."""
@@ -230,11 +227,8 @@ class PolicyBackpropLearner(GradientLearner, Learner):
                 self.modules[name].get_buffer("scale").copy_(size / (1 - self.discount))
 
 
-def first_states(transitions: Transitions) -> Tensor:
-    """The states [E, S] in which episodes begin."""
-    begins = torch.ones(len(transitions), dtype=torch.bool)
-    begins[1:] = transitions.episode[1:] != transitions.episode[:-1]
-    return transitions.state[begins]
+def _share_sound(told: Sequence[Improvement]) -> float:
+    return float(torch.stack([one.share_sound for one in told]).mean())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,7 @@ Axes: H steps, K parameter samples, B starts of each, S state, A action, N steps
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import torch
 from annotated_types import Ge, Gt, Le
@@ -31,7 +31,7 @@ from bayes_mbrl.algorithms.gradient_learner import GradientLearner
 from bayes_mbrl.algorithms.learner import Learner, LearningAlgorithm, Task, check_continuous
 from bayes_mbrl.algorithms.model_validation import ModelValidation, held_out_models
 from bayes_mbrl.algorithms.policy_agent import PolicyAgent
-from bayes_mbrl.algorithms.policy_backprop import Starts, first_states
+from bayes_mbrl.algorithms.trajectories import ADVICE, Starts, divergence_notes, draw_starts
 from bayes_mbrl.data import Transitions
 from bayes_mbrl.imagination import Imagined, World, imagine_policy
 from bayes_mbrl.inference.base import Theta, check_settings, seeded_global_state
@@ -52,6 +52,17 @@ class Samples:
     """[N]"""
     to_go: Tensor
     """[N]: Σ_{t' >= t} γ^(t' − t) r_t'"""
+    share_sound: float
+    """Of the imagined trajectories those that did not diverge; the steps of the others are left out"""
+
+
+class Round(NamedTuple):
+    """What is told of one."""
+
+    gradient_norm: float
+    """Of the policy's gradient, the mean over epochs, before it was clipped; NaN where there was none"""
+    share_sound: float
+    """See `Samples`"""
 
 
 class PolicyGradientLearner(GradientLearner, Learner):
@@ -136,16 +147,16 @@ class PolicyGradientLearner(GradientLearner, Learner):
             world,
             held_out,
             self.policy,
-            self._starts(transitions, num_held_out, generator),
+            self._draw_starts(transitions, num_held_out, generator),
             horizon=self.horizon,
             min_share=self._min_share,
             generator=generator,
         )
-        kept, num_failed, norms = self.tensors(), 0, []
+        kept, num_failed, rounds = self.tensors(), 0, []
         for number in range(1, self._num_rounds + 1):
-            starts = self._starts(transitions, world.num_theta, generator)
+            starts = self._draw_starts(transitions, world.num_theta, generator)
             theta = posterior.sample(world.num_theta, generator=generator)
-            norms.append(self.improve(world, starts, theta, horizon=self.horizon, generator=generator))
+            rounds.append(self.improve(world, starts, theta, horizon=self.horizon, generator=generator))
             advance()
             if number % self._validate_every and number < self._num_rounds:
                 continue
@@ -159,30 +170,24 @@ class PolicyGradientLearner(GradientLearner, Learner):
             "imagined_return": float(validation.returns.mean()),
             "num_rounds": number,
             "share_improved": share,
-            "gradient_norm": sum(norms) / len(norms),
+            "gradient_norm": sum(one.gradient_norm for one in rounds) / number,
+            "share_sound": (share_sound := sum(one.share_sound for one in rounds) / number),
         }
+        self._notes += divergence_notes(share_sound)
 
-    def _starts(self, transitions: Transitions, num_theta: int, generator: torch.Generator) -> Tensor:
-        """Where episodes of D began, any state of D, or by halves either: [K, B, S]."""
-        shares = {"visited": 1.0, "episode-starts": 0.0, "both": 0.5}
-        num_visited = int(shares[self._where] * self._num_starts)
-        kinds = ((transitions.state, num_visited), (first_states(transitions), self._num_starts - num_visited))
-        return torch.cat(
-            [
-                states[torch.randint(len(states), (num_theta, number), generator=generator)]
-                for states, number in kinds
-                if number
-            ],
-            dim=1,
-        )
+    def _draw_starts(self, transitions: Transitions, num_theta: int, generator: torch.Generator) -> Tensor:
+        return draw_starts(transitions, self._where, num_theta, self._num_starts, generator=generator)
 
-    def improve(self, world: World, starts: Tensor, theta: Theta, *, horizon: int, generator: torch.Generator) -> float:
+    def improve(self, world: World, starts: Tensor, theta: Theta, *, horizon: int, generator: torch.Generator) -> Round:
         """One round: imagine H steps from starts [K, B, S], then `num_epochs` steps of policy and baseline.
 
-        Returns the mean norm of the policy's gradient before it was clipped. Raises ExplodingGradientError at the third
-        gradient in a row that is not finite.
+        Raises ExplodingGradientError at the third gradient in a row that is not finite, and at the third round in a row
+        whose trajectories all diverged: there is nothing to learn from.
         """
         samples = self.sample(world, starts, theta, horizon=horizon, generator=generator)
+        if samples.share_sound == 0:
+            self.skip("policy", "every imagined trajectory diverged", ADVICE)
+            return Round(math.nan, 0.0)
         norms = []
         for _ in range(self.num_epochs):
             norms.append(self.descend("policy", -self.surrogate(samples)))
@@ -190,7 +195,7 @@ class PolicyGradientLearner(GradientLearner, Learner):
             # Returns may be of any size: the loss is measured in their own variance.
             scale = samples.to_go.var(correction=0).clamp(min=1e-8)
             self.descend("baseline", functional.mse_loss(values, samples.to_go) / scale)
-        return float(torch.stack(norms).mean())
+        return Round(float(torch.stack(norms).mean()), samples.share_sound)
 
     @torch.no_grad()
     def sample(
@@ -207,7 +212,7 @@ class PolicyGradientLearner(GradientLearner, Learner):
         unsquashed = torch.addcmul(mean, log_std.exp(), randomness.policy_noise)
         to_go = rewards_to_go(imagined, self.discount)
         advantages = (to_go - self._values(states))[lived]
-        if self.normalise:
+        if self.normalise and len(advantages):
             advantages = (advantages - advantages.mean()) / advantages.std(correction=0).clamp(min=1e-8)
         return Samples(
             states[lived],
@@ -215,6 +220,7 @@ class PolicyGradientLearner(GradientLearner, Learner):
             _log_normal(unsquashed, mean, log_std)[lived],
             advantages,
             to_go[lived],
+            float(imagined.is_sound.double().mean()),
         )
 
     def surrogate(self, samples: Samples) -> Tensor:

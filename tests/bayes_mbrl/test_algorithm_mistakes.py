@@ -33,6 +33,12 @@ MISTAKES = {
     "--algorithm sac algorithm.hidden=64": "algorithm.hidden should be a list such as [50, 50], got 64",
     "--algorithm mbpo --propagation moment-matching": "imagines with propagation ts-infinity or ts-1, got moment",
     "--algorithm v2.0 --propagation expectation": "algorithm policy-backprop imagines with propagation ts-infinity or",
+    "--algorithm v2.0 --propagation distribution-sampling algorithm.num_starts=1": (
+        "propagation distribution-sampling needs algorithm.num_starts >= 2, got 1"
+    ),
+    "--algorithm v2.0 --propagation moment-matching algorithm.num_starts=1 rollout.num_theta=1": (
+        "moment-matching needs rollout.num_theta times algorithm.num_starts >= 2, got 1 times 1"
+    ),
     "--algorithm mppo": "unknown algorithm 'mppo'; did you mean mbpo? known: ",
     "--algorithm v9.9": "unknown algorithm 'v9.9'; known: ",
     "--algorithm 2.0": "unknown algorithm '2.0'; did you mean v2.0? known: ",

@@ -7,8 +7,10 @@ from torch import Tensor
 from bayes_mbrl.algorithms.model_validation import ModelValidation, held_out_models, mean_returns
 from bayes_mbrl.dynamics.known import KnownDynamics, Nothing
 from bayes_mbrl.imagination import Randomness, World
+from bayes_mbrl.inference.base import Theta
 from bayes_mbrl.inference.draws import DrawsPosterior
 from bayes_mbrl.inference.svi import MeanFieldPosterior
+from bayes_mbrl.planners.propagation import ts_1, ts_infinity
 from bayes_mbrl.policies import Policy, make_policy
 
 
@@ -68,6 +70,23 @@ def test_the_same_policy_has_the_same_returns_at_every_check() -> None:
     before = validation.returns
     validation.check(policy)
     assert torch.equal(validation.returns, before)
+
+
+def test_each_model_is_asked_for_itself_whatever_the_propagation() -> None:
+    """s' = slope · s + a: under TS1 trajectories would meet the other models too."""
+
+    class Scaling(KnownDynamics):
+        def sample(self, theta: Theta, states: Tensor, actions: Tensor, noise: Tensor) -> Tensor:
+            return theta["slope"].view(-1, 1, 1) * states + actions
+
+    theta = {"slope": torch.tensor([0.0, 1.0, 2.0])}
+    dynamics = Scaling(lambda s, a: s, noise_std=torch.zeros(1))
+    for propagation in (ts_1, ts_infinity):
+        model = World(DrawsPosterior(theta), dynamics, lambda s, a, n: n[..., 0], None, 3, propagation)
+        validation = ModelValidation.begin(
+            model, theta, _always(0.0), torch.ones(3, 5, 1), horizon=3, min_share=0.7, generator=torch.Generator()
+        )
+        torch.testing.assert_close(validation.returns, torch.tensor([0.0, 3.0, 2.0 + 4.0 + 8.0]))
 
 
 @pytest.mark.parametrize(("num_draws", "asked", "num_held_out"), [(5, 10, 2), (5, 1, 1), (2, 10, 1), (30, 10, 10)])

@@ -52,7 +52,7 @@ def test_sensitivities_vanish_or_explode_as_the_dynamics_do(factor: float, gener
     told = backprop.improve(world, starts, world.draw(backprop.horizon, starts, 1, generator=generator))
     expected = [sum(0.9**u * factor ** (u - t) for u in range(t, 6)) for t in range(6)]
     torch.testing.assert_close(told.action_gradient_norms, torch.tensor(expected))
-    assert float(told.share_lived) == 1
+    assert float(told.share_sound) == 1
 
 
 @pytest.mark.parametrize(("decay", "factor"), [(0.7, 1.5), (0.5, 0.5)])
@@ -153,6 +153,70 @@ def test_an_exploding_gradient_is_skipped_and_the_third_stops(generator: torch.G
     assert all(torch.equal(v, before[k]) for k, v in backprop.tensors().items() if k.startswith("policy/"))
     with pytest.raises(ExplodingGradientError, match=r"3 steps in a row.*shorten the imagined horizon"):
         backprop.improve(world, starts, world.draw(backprop.horizon, starts, 1, generator=generator))
+
+
+def diverging(factor: float) -> World:
+    """s' = factor · s + a, where s > 1 beyond all reason; r = −1 a step, and less where actions are large."""
+    dynamics = KnownDynamics(lambda s, a: torch.where(s > 1, s + 1e35, factor * s + a), noise_std=torch.zeros(1))
+    return World(Nothing(), dynamics, lambda s, a, n: -1 - (a[..., 0] - 0.5) ** 2, None, num_theta=2)
+
+
+@pytest.mark.parametrize("terminal_value", [False, True])
+def test_a_trajectory_that_diverged_is_no_gain_and_teaches_nothing(
+    terminal_value: bool, generator: torch.Generator
+) -> None:
+    one, other = (valued(0, horizon=3, discount=0.9) if terminal_value else learner(horizon=3) for _ in range(2))
+    world, sound = diverging(0.5), torch.tensor([[[0.5], [-0.3]]])
+    noise = world.draw(3, sound, 1, generator=generator)
+    lost = torch.tensor([[[0.5], [2.0], [-0.3], [3.0]]])
+    of_lost = noise._replace(
+        model_noise=noise.model_noise.repeat_interleave(2, 2), policy_noise=noise.policy_noise.repeat_interleave(2, 2)
+    )
+    expected, told = one.improve(world, sound, noise), other.improve(world, lost, of_lost)
+    torch.testing.assert_close(told.imagined_return, expected.imagined_return)
+    assert (float(expected.share_sound), float(told.share_sound)) == (1.0, 0.5)
+    torch.testing.assert_close(told.value_loss, expected.value_loss)
+    torch.testing.assert_close(told.gradient_norm, 0.5 * expected.gradient_norm)
+
+
+def test_where_all_diverge_nothing_is_learned_and_the_third_time_is_refused(generator: torch.Generator) -> None:
+    backprop, data = learner(horizon=2, num_gradient_steps=2), rows(torch.full((5, 1), 2.0), torch.ones(5), [0] * 5)
+    before = backprop.policy.mode(torch.ones(1)).detach()
+    backprop.after_fit(diverging(1.0), data, generator=generator, advance=lambda: None)
+    assert torch.equal(backprop.policy.mode(torch.ones(1)).detach(), before)
+    assert backprop.report()["share_sound"] == 0
+    told = backprop.warnings()
+    assert told[:2] == ["every imagined trajectory diverged: this step of learning is skipped"] * 2
+    assert told[2].startswith("100% of the imagined trajectories diverged")
+    with pytest.raises(UserError, match=r"every imagined trajectory diverged in 3 steps in a row.*algorithm\.horizon"):
+        backprop.after_fit(diverging(1.0), data, generator=generator, advance=lambda: None)
+
+
+def test_the_gradient_goes_through_the_slow_copy_of_the_value_which_gathers_none(generator: torch.Generator) -> None:
+    world = dataclasses.replace(linear_world(1.0), reward=lambda s, a, n: torch.ones(n.shape[:-1]), num_theta=2)
+    starts = torch.randn(2, 3, 1, generator=generator)
+    norms = []
+    for name in ("value", "slow value"):
+        backprop = valued(0, horizon=2, discount=0.9)
+        for parameter in backprop.modules[name].parameters():
+            parameter.data.zero_()
+        norms.append(
+            float(backprop.improve(world, starts, world.draw(2, starts, 1, generator=generator)).gradient_norm)
+        )
+        assert all(parameter.grad is None for parameter in backprop.modules["slow value"].parameters())
+    assert norms[0] > 1e-3
+    assert norms[1] == 0
+
+
+def test_the_price_of_saturation_goes_through_no_state(generator: torch.Generator) -> None:
+    """Only actions that are priced: else the policy would steer to states where it has nothing to say."""
+    world, starts = linear_world(0.9), torch.ones(2, 3, 1)
+    noise, told = world.draw(3, starts, 1, generator=generator), []
+    for price in (0.0, 10.0):
+        backprop = valued(0, horizon=3, discount=0.9, saturation_price=price)
+        told.append(backprop.improve(world, starts, noise))
+    torch.testing.assert_close(told[0].action_gradient_norms, told[1].action_gradient_norms)
+    assert float(told[1].gradient_norm) != pytest.approx(float(told[0].gradient_norm), rel=1e-3)
 
 
 def rows(state: Tensor, reward: Tensor, episode: list[int]) -> Transitions:

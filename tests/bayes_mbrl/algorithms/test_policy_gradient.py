@@ -1,6 +1,8 @@
 """Policy gradient: unbiased against quadrature, rewards to go by hand, the clip, bit-equal going on, a task."""
 
+import dataclasses
 import itertools
+import math
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from bayes_mbrl.algorithms.model_validation import mean_returns
 from bayes_mbrl.algorithms.policy_gradient import PolicyGradientLearner, Samples, rewards_to_go
 from bayes_mbrl.data import Transitions
 from bayes_mbrl.dynamics.known import KnownDynamics, Nothing
+from bayes_mbrl.errors import UserError
 from bayes_mbrl.imagination import Imagined, World
 from bayes_mbrl.inference.base import Theta
 from bayes_mbrl.inference.draws import DrawsPosterior
@@ -80,7 +83,8 @@ def test_the_clip_stops_the_gradient_where_the_ratio_has_gone_too_far() -> None:
     u = mean + 0.5 * log_std.exp()
     now = torch.distributions.Normal(mean, log_std.exp()).log_prob(u).sum(-1)
     for ratio, advantage in itertools.product((0.5, 1.0, 1.5), (-1.0, 1.0)):
-        samples = Samples(states, u, now - torch.tensor(ratio).log(), torch.tensor([advantage]), torch.zeros(1))
+        advantages = torch.tensor([advantage])
+        samples = Samples(states, u, now - torch.tensor(ratio).log(), advantages, torch.zeros(1), 1.0)
         value = pg.surrogate(samples)
         clipped = min(max(ratio, 0.8), 1.2)
         assert float(value.detach()) == pytest.approx(min(ratio * advantage, clipped * advantage), rel=1e-5)
@@ -140,6 +144,45 @@ def test_a_trajectory_that_diverged_is_left_out_as_a_whole(generator: torch.Gene
     samples = learner().sample(model, starts, {}, horizon=4, generator=generator)
     assert len(samples.states) == 2 * 4
     assert bool((samples.states < 0).all())
+    assert samples.share_sound == pytest.approx(2 / 3)
+
+
+def test_the_baseline_is_what_returns_are_held_against(generator: torch.Generator) -> None:
+    pg, start = learner(normalise=False, baseline_learning_rate=0.05), torch.full((1, 30, 1), 0.4)
+    before = pg.sample(world(), start, {}, horizon=3, generator=generator)
+    values = pg.baseline(pg.policy.inputs(before.states)).squeeze(-1)
+    assert float(values.detach().abs().min()) > 1e-3
+    torch.testing.assert_close(before.advantages, (before.to_go - values).detach())
+    for _ in range(20):
+        pg.improve(world(), start, {}, horizon=3, generator=generator)
+    after = pg.sample(world(), start, {}, horizon=3, generator=generator)
+    assert float(after.advantages.square().mean()) < 0.5 * float(after.to_go.square().mean())
+
+
+def diverging(until: float = math.inf) -> World:
+    """From below `until` a step leads beyond all reason."""
+    dynamics = KnownDynamics(lambda s, a: torch.where(s < until, s + 1e35, s), noise_std=torch.zeros(1))
+    return dataclasses.replace(world(), dynamics=dynamics, num_theta=2)
+
+
+def test_learning_from_nothing_is_skipped_and_the_third_time_refused() -> None:
+    pg, rounds = learner(horizon=3, num_rounds=5), list[None]()
+    before = pg.tensors()
+    with pytest.raises(UserError, match=r"every imagined trajectory diverged in 3 steps in a row.*algorithm\.horizon"):
+        pg.after_fit(diverging(), _transitions(), generator=torch.Generator(), advance=lambda: rounds.append(None))
+    assert len(rounds) == 2
+    assert pg.warnings() == ["every imagined trajectory diverged: this step of learning is skipped"] * 3
+    after = pg.tensors()
+    assert all(torch.equal(value, after[name]) for name, value in before.items() if "network" in name)
+
+
+def test_the_share_of_trajectories_that_did_not_diverge_is_told() -> None:
+    for until, share in [(-10.0, 1.0), (0.0, 0.5)]:
+        pg = learner(horizon=3, num_rounds=1, num_starts=500, starts="visited")
+        pg.after_fit(diverging(until), _transitions(), generator=torch.Generator(), advance=lambda: None)
+        assert pg.report()["share_sound"] == pytest.approx(share, abs=0.08)
+        (told,) = pg.warnings() or ["nothing"]
+        assert ("of the imagined trajectories diverged" in told) == (share < 1)
 
 
 class _Sloping(KnownDynamics):
@@ -213,15 +256,28 @@ def test_some_models_that_get_worse_are_outvoted(monkeypatch: pytest.MonkeyPatch
     assert _improved(model, 6, min_share_improved=0.8)[1] == 2
 
 
-def test_trajectories_start_where_episodes_do_or_anywhere() -> None:
-    data, generator = _transitions(), torch.Generator().manual_seed(0)
-    initial = learner(num_starts=200, starts="episode-starts")._starts(data, 3, generator)
-    assert initial.shape == (3, 200, 1)
-    assert torch.equal(initial.unique(), data.state[::2, 0])
-    anywhere = learner(num_starts=200, starts="visited")._starts(data, 3, generator)
-    assert torch.equal(anywhere.unique(), data.state[:, 0])
-    both = learner(num_starts=201, starts="both")._starts(data, 1, generator)
-    assert both.shape == (1, 201, 1)
-    assert torch.equal(both[:, 100:].unique(), data.state[::2, 0])
-    assert torch.equal(both[:, :100].unique(), data.state[:, 0])
-    assert learner(num_starts=1, starts="both")._starts(data, 4, generator).shape == (4, 1, 1)
+def test_no_theta_that_validates_is_trained_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    trained, asked = set[float](), set[float]()
+
+    class Seen(_Sloping):
+        def sample(self, theta: Theta, states: Tensor, actions: Tensor, noise: Tensor) -> Tensor:
+            (trained if training else asked).update(theta["slope"].tolist())
+            return super().sample(theta, states, actions, noise)
+
+    training = False
+    improve = PolicyGradientLearner.improve
+
+    def noted(*arguments: Any, **more: Any) -> Any:
+        nonlocal training
+        training = True
+        told = improve(*arguments, **more)
+        training = False
+        return told
+
+    monkeypatch.setattr(PolicyGradientLearner, "improve", noted)
+    model = dataclasses.replace(
+        _sloping(*range(1, 9)), dynamics=Seen(lambda s, a: s, noise_std=torch.zeros(1)), num_theta=4
+    )
+    _improved(model, 20, num_held_out=4, patience=20)
+    assert len(asked) == 4
+    assert trained == set(range(1, 9)) - asked

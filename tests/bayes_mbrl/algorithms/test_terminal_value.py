@@ -19,6 +19,9 @@ def test_bootstrapped_returns_by_hand() -> None:
     error = mean_squared_error(imagined, lambda s: s[..., 0], returns)
     expected = ((states[:3, :, :, 0] - returns)[lived] ** 2).mean()
     torch.testing.assert_close(error, expected)
+    diverged = imagined._replace(terminated=torch.zeros_like(terminated))  # the second: its return is not known
+    error = mean_squared_error(diverged, lambda s: s[..., 0], returns)
+    torch.testing.assert_close(error, ((states[:3, :, 0, 0] - returns[:, :, 0]) ** 2).mean())
     empty = imagined._replace(lived=torch.zeros_like(lived))
     assert float(mean_squared_error(empty, lambda s: s[..., 0], returns)) == 0
 
