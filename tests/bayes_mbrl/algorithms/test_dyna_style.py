@@ -155,6 +155,21 @@ def test_rollouts_start_every_so_many_steps_of_the_whole_run() -> None:
     assert len(learner.imagined) == 30
 
 
+def test_rollouts_grow_by_the_schedule_with_the_steps_of_the_whole_run() -> None:
+    """Also where few real transitions are kept: it is steps that count."""
+    settings = imagination(rollout_length=1, final_rollout_length=6, lengthening_from=2, lengthening_until=12)
+    learner = recipe(Nobody(), dataclasses.replace(settings, rollout_every=2), capacity=3)
+    learner.remember(Transitions.concatenate([step(number) for number in range(3)]))
+    made = []
+    for number in range(3, 15):
+        before = len(learner.imagined)
+        learner.after_step(step(number), world(), generator=torch.Generator().manual_seed(number))
+        made.append((len(learner.imagined) - before) // 30)
+        assert learner.report()["rollout_length"] == settings.length(number + 1)
+    assert len(learner.real) == 3
+    assert made == [2, 0, 3, 0, 4, 0, 5, 0, 6, 0, 6, 0]  # after steps 4, 6, 8, 10, 12 and 14
+
+
 def test_the_newest_imagined_transitions_push_out_the_oldest() -> None:
     learner = recipe(Nobody(), imagination(rollout_length=2, imagined_capacity=60))
     after(learner, 8, world=world())

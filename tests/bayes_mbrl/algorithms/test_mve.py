@@ -1,6 +1,7 @@
 """Value expansion: targets by hand in a known world, H = 0 bit-equal to the plain actor-critic, ends and divergence."""
 
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from bayes_mbrl.algorithms.sac import SAC
 from bayes_mbrl.dynamics.known import KnownDynamics, Nothing
 from bayes_mbrl.errors import UserError
 from bayes_mbrl.imagination import World, gathered, spread_over_theta
+from bayes_mbrl.inference.base import Theta
 from bayes_mbrl.replay import Batch
 
 LOW, HIGH = torch.tensor([-1.0]), torch.tensor([1.0])
@@ -102,6 +104,34 @@ def test_rows_that_diverge_are_left_out_and_the_others_stay(batch: Batch) -> Non
     assert problem.target.tolist() == [float(batch.reward[2])]
     sac.update(batch, generator=torch.Generator().manual_seed(0), expand=ValueExpansion(exploding, 4))
     assert all(bool(value.isfinite().all()) for value in sac.tensors().values())
+
+
+class Shifts(Nothing):
+    """θ_k is 10 k, whatever is drawn."""
+
+    def sample(self, n: int, *, generator: torch.Generator) -> Theta:
+        return {"shift": 10.0 * torch.arange(n)}
+
+
+class Shifted(KnownDynamics):
+    """s' = s + θ."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda s, a: s, noise_std=torch.zeros(1))
+
+    def sample(self, theta: Mapping[str, Tensor], states: Tensor, actions: Tensor, noise: Tensor, **_: Any) -> Tensor:
+        return states + theta["shift"][:, None, None]
+
+
+def test_rows_are_imagined_with_one_theta_each_and_with_all_of_them(batch: Batch) -> None:
+    """The imagined states, which have targets of their own, tell the θ of each row."""
+    there = World(Shifts(), Shifted(), lambda s, a, n: n[..., 0], None, num_theta=3)
+    batch = batch._replace(terminated=torch.zeros(7).bool())
+    problem = ValueExpansion(there, 2)(learner(), batch, torch.Generator().manual_seed(0))
+    second, first = problem.state[:7], problem.state[7:14]
+    torch.testing.assert_close(first, batch.next_state)
+    shifts = (second - first).flatten()
+    torch.testing.assert_close(shifts, torch.tensor([0.0, 0, 0, 10, 10, 10, 20]), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("num_theta", [1, 2, 3, 7, 10])

@@ -83,6 +83,16 @@ def test_targets_look_one_step_ahead_unless_terminal(generator: torch.Generator)
     torch.testing.assert_close(naf.update(batch), expected)
 
 
+def test_the_slow_copy_follows_by_its_rate(generator: torch.Generator) -> None:
+    naf = learner(target_rate=0.25, learning_rate=1e-2)
+    for _ in range(2):  # at the first update it starts out equal
+        slow = [value.clone() for value in naf.slow.parameters()]
+        naf.update(_bandit(generator, 16))
+        for before, after, fast in zip(slow, naf.slow.parameters(), naf.policy.parameters(), strict=True):
+            assert not torch.allclose(before, fast)
+            torch.testing.assert_close(after, (0.75 * before + 0.25 * fast).detach())
+
+
 def test_a_loaded_learner_goes_on_bit_equal(generator: torch.Generator) -> None:
     one, other = learner(0), learner(1)
     batches = [_bandit(generator, 16) for _ in range(4)]
