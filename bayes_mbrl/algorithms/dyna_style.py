@@ -122,7 +122,10 @@ class Imagining(DynaStyle):
         return self
 
     def length(self, num_steps: int) -> int:
-        """Of rollouts, after so many real steps (Janner et al. 2019, appendix C: linear, rounded down)."""
+        """Of rollouts, after so many real steps: linear, rounded down.
+
+        As `_set_rollout_length` in the code of Janner et al. (2019), github.com/jannerm/mbpo, which counts in epochs.
+        """
         last = self.rollout_length if self.final_rollout_length is None else self.final_rollout_length
         share = (num_steps - self.lengthening_from) / (self.lengthening_until - self.lengthening_from)
         return int(self.rollout_length + min(max(share, 0.0), 1.0) * (last - self.rollout_length) + 1e-9)

@@ -10,6 +10,7 @@ import typer.testing
 from toy_runs import Recorder
 
 from bayes_mbrl import cli, experiment
+from bayes_mbrl.algorithms.mbpo import MBPO
 from bayes_mbrl.build import Builder
 from bayes_mbrl.config import resolve
 from bayes_mbrl.environments.adapter import Environment
@@ -54,6 +55,17 @@ def test_each_is_valid_can_be_built_and_says_whether_it_was_run(name: str) -> No
     assert re.search(r"not run\b|\brun: |(measured in|see) docs/", comments, re.IGNORECASE)
     for page in re.findall(r"docs/[\w/]+\.md", comments):
         assert (path.parents[2] / page).exists()
+
+
+def test_mbpo_imagines_as_the_authors_code_does_in_hopper() -> None:
+    """jannerm/mbpo, examples/config/hopper/0.py, and `_set_rollout_length` at the start of an epoch of 1000 steps."""
+    settings = resolve(file=pathlib.Path("mbpo-paper")).algorithm.build()
+    assert isinstance(settings, MBPO)
+    assert (settings.target_entropy, settings.real_ratio, settings.updates_per_step) == (-1, 0.05, 20)
+    assert (settings.refit_every, settings.rollout_every, settings.num_rollouts) == (250, 250, 100_000)
+    for epoch in range(200):
+        share = min(max(epoch - 20, 0) / (150 - 20), 1)
+        assert settings.length(1000 * epoch) == int(share * (15 - 1) + 1)
 
 
 @pytest.mark.slow

@@ -76,8 +76,8 @@ def after(learner: DynaStyleLearner, num_steps: int, *, world: World | None) -> 
 @pytest.mark.parametrize(
     ("start", "end", "first", "last"), [(20, 100, 1, 15), (0, 7, 3, 3), (150, 400, 5, 2), (5, 6, 1, 25)]
 )
-def test_the_schedule_is_the_papers(start: int, end: int, first: int, last: int) -> None:
-    """⌊min(max(x + (t − a) / (b − a) · (y − x), x), y)⌋ (Janner et al. 2019, appendix C), in whole numbers."""
+def test_the_schedule_is_linear_and_rounded_down(start: int, end: int, first: int, last: int) -> None:
+    """⌊min(max(x + (t − a) / (b − a) · (y − x), x), y)⌋, in whole numbers."""
     settings = imagination(
         rollout_length=first, final_rollout_length=last, lengthening_from=start, lengthening_until=end
     )
