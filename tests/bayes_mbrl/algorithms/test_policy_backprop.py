@@ -156,8 +156,12 @@ def test_an_exploding_gradient_is_skipped_and_the_third_stops(generator: torch.G
 
 
 def diverging(factor: float) -> World:
-    """s' = factor · s + a, where s > 1 beyond all reason; r = −1 a step, and less where actions are large."""
-    dynamics = KnownDynamics(lambda s, a: torch.where(s > 1, s + 1e35, factor * s + a), noise_std=torch.zeros(1))
+    """s' = factor · s + a; from s < −2 one step leads to s > 1, and from there beyond all reason. r < 0."""
+
+    def step(s: Tensor, a: Tensor) -> Tensor:
+        return torch.where(s > 1, s + 1e35, torch.where(s < -2, 5 + a, factor * s + a))
+
+    dynamics = KnownDynamics(step, noise_std=torch.zeros(1))
     return World(Nothing(), dynamics, lambda s, a, n: -1 - (a[..., 0] - 0.5) ** 2, None, num_theta=2)
 
 
@@ -168,7 +172,7 @@ def test_a_trajectory_that_diverged_is_no_gain_and_teaches_nothing(
     one, other = (valued(0, horizon=3, discount=0.9) if terminal_value else learner(horizon=3) for _ in range(2))
     world, sound = diverging(0.5), torch.tensor([[[0.5], [-0.3]]])
     noise = world.draw(3, sound, 1, generator=generator)
-    lost = torch.tensor([[[0.5], [2.0], [-0.3], [3.0]]])
+    lost = torch.tensor([[[0.5], [-3.0], [-0.3], [-4.0]]])  # lost in the second step
     of_lost = noise._replace(
         model_noise=noise.model_noise.repeat_interleave(2, 2), policy_noise=noise.policy_noise.repeat_interleave(2, 2)
     )
