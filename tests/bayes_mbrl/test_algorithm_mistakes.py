@@ -57,7 +57,7 @@ def _line(*arguments: object) -> str:
     """The one line of a command that is refused, which has left nothing behind."""
     result = CliRunner().invoke(app, [*map(str, arguments)])
     assert result.exit_code == 2, result.output
-    (line,) = result.stderr.splitlines()
+    (line,) = (line for line in result.stderr.splitlines() if not line.startswith("warning: "))
     assert line.startswith("error: ")
     assert list(pathlib.Path().iterdir()) == []
     return line.removeprefix("error: ")
