@@ -54,7 +54,7 @@ def nowhere(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _line(*arguments: object) -> str:
-    """The one line of a command that is refused, which has left nothing behind."""
+    """The error, one line but for warnings, of a command that is refused, which has left nothing behind."""
     result = CliRunner().invoke(app, [*map(str, arguments)])
     assert result.exit_code == 2, result.output
     (line,) = (line for line in result.stderr.splitlines() if not line.startswith("warning: "))
