@@ -89,9 +89,10 @@ def evaluate_run(
     with Environment(spec) as environment:
         builder = Builder(config, environment)
         _check_continues(builder, state, folder)
+        agent = trained_agent(builder, state)
         for text in nothing_learned(builder, state):
             observer.warning(text)
-        episodes = evaluate(builder, trained_agent(builder, state), observer)
+        episodes = evaluate(builder, agent, observer)
     _check_evaluated(config, episodes)
     return [episode.total_reward for episode in episodes]
 
