@@ -38,6 +38,7 @@ _KNOWN: Mapping[str, _Words] = {
     "gradient_norm": _Words("norm, before it was clipped", "Mean over the gradient steps."),
     "rollout_length": _Words("imagined steps"),
     "num_imagined": _Words("imagined transitions", "As many as are kept."),
+    "share_sound": _Words("share", "Of the imagined trajectories those that did not diverge."),
 }
 
 

@@ -68,7 +68,7 @@ def test_a_run_of_version_2(run: LoadedRun) -> None:
     rewards = run.episode(2).reward.double().numpy()
     by_hand = np.mean([rewards[t] + 0.5 * rewards[t + 1] + 0.25 * rewards[t + 2] for t in range(len(rewards) - 2)])
     assert real.y[1] == pytest.approx(by_hand)
-    assert [row[0] for row in found.tables[0].rows] == ["imagined return", "gradient norm"]
+    assert [row[0] for row in found.tables[0].rows] == ["imagined return", "gradient norm", "share sound"]
 
 
 @pytest.mark.parametrize(
