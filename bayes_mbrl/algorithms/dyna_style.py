@@ -15,6 +15,7 @@ Axes: N transitions, S state, A action.
 """
 
 import dataclasses
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Protocol
@@ -57,8 +58,16 @@ class ModelFreeLearner(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class DynaStyle(LearningAlgorithm):
-    """Settings of the recipe without a model."""
+    """Settings of the recipe without a model, and of what learns by it."""
 
+    hidden: tuple[Annotated[int, Gt(0)], ...] = (64, 64)
+    """Widths of the hidden layers of all networks; 256, 256 in the paper of SAC, 200, 200 in that of NAF."""
+    learning_rate: Annotated[float, Gt(0)] = 1e-3
+    discount: Annotated[float, Ge(0), Le(1)] = 0.99
+    target_rate: Annotated[float, Gt(0), Le(1)] = 0.005
+    """τ of the slow copies."""
+    max_gradient_norm: Annotated[float, Gt(0)] | None = None
+    """What gradients are clipped to; None: they are not."""
     batch_size: Annotated[int, Gt(0)] = 256
     updates_per_step: Annotated[int, Gt(0)] = 1
     """Gradient steps for each environment step."""
@@ -68,6 +77,16 @@ class DynaStyle(LearningAlgorithm):
     @abstractmethod
     def model_free(self, task: Task, *, generator: torch.Generator) -> tuple[ModelFreeLearner, Update]:
         """A new learner, and a gradient step of it. Raises ValueError for a task it cannot serve."""
+
+    def networks(self) -> dict[str, Any]:
+        """Arguments that every model-free learner takes."""
+        return {
+            "hidden": self.hidden,
+            "learning_rate": self.learning_rate,
+            "discount": self.discount,
+            "target_rate": self.target_rate,
+            "max_gradient_norm": self.max_gradient_norm or math.inf,
+        }
 
     def imagination(self) -> "Imagining | None":
         """What is imagined; None where nothing is."""

@@ -11,7 +11,6 @@ under p(θ | D) in place of iLQG under local linear models. The steps:
 """
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Annotated
 
@@ -30,16 +29,9 @@ from bayes_mbrl.replay import Batch
 class MBA(Imagining):
     """Settings of the algorithm: those of NAF, and what is imagined."""
 
-    hidden: tuple[Annotated[int, Gt(0)], ...] = (64, 64)
-    """Widths of the hidden layers; 200, 200 in the paper."""
-    learning_rate: Annotated[float, Gt(0)] = 1e-3
-    discount: Annotated[float, Ge(0), Le(1)] = 0.99
-    target_rate: Annotated[float, Gt(0), Le(1)] = 0.005
-    """τ of the slow copy."""
     exploration_std: Annotated[float, Ge(0)] = 0.3
     """Of the noise on actions while data are collected or imagined, in units of half their range."""
     max_gradient_norm: Annotated[float, Gt(0)] | None = 10.0
-    """What gradients are clipped to; None: they are not."""
     real_ratio: Annotated[float, Ge(0), Le(1)] = 0.5
 
     def model_free(self, task: Task, *, generator: torch.Generator) -> tuple[ModelFreeLearner, Update]:
@@ -50,12 +42,8 @@ class MBA(Imagining):
             task.low,
             task.high,
             generator=generator,
-            hidden=self.hidden,
-            learning_rate=self.learning_rate,
-            discount=self.discount,
-            target_rate=self.target_rate,
             exploration_std=self.exploration_std,
-            max_gradient_norm=self.max_gradient_norm or math.inf,
+            **self.networks(),
         )
 
         def update(batch: Batch, world: World | None, generator: torch.Generator) -> Mapping[str, Tensor]:

@@ -7,12 +7,9 @@ Source: Haarnoja et al., Soft Actor-Critic Algorithms and Applications (2018); t
 """
 
 import dataclasses
-import math
 from collections.abc import Mapping
-from typing import Annotated
 
 import torch
-from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
 from bayes_mbrl.algorithms.actor_critic import Expansion, SoftActorCritic
@@ -26,16 +23,8 @@ from bayes_mbrl.replay import Batch
 class SAC(DynaStyle):
     """Settings of the algorithm."""
 
-    hidden: tuple[Annotated[int, Gt(0)], ...] = (64, 64)
-    """Widths of the hidden layers of policy and critics; 256, 256 in the paper."""
-    learning_rate: Annotated[float, Gt(0)] = 1e-3
-    discount: Annotated[float, Ge(0), Le(1)] = 0.99
-    target_rate: Annotated[float, Gt(0), Le(1)] = 0.005
-    """τ of the slow critics."""
     target_entropy: float | None = None
     """In nats, of actions in units of half their range; None: −A."""
-    max_gradient_norm: Annotated[float, Gt(0)] | None = None
-    """What gradients are clipped to; None: they are not."""
 
     def model_free(self, task: Task, *, generator: torch.Generator) -> tuple[ModelFreeLearner, Update]:
         """See `DynaStyle.model_free`."""
@@ -58,10 +47,6 @@ class SAC(DynaStyle):
             task.low,
             task.high,
             generator=generator,
-            hidden=self.hidden,
-            learning_rate=self.learning_rate,
-            discount=self.discount,
-            target_rate=self.target_rate,
             target_entropy=self.target_entropy,
-            max_gradient_norm=self.max_gradient_norm or math.inf,
+            **self.networks(),
         )
