@@ -167,7 +167,7 @@ def run_figure(*, curve: LearningCurve, fan: Fan, shares: Shares) -> Figure:
     num_dimensions = fan.real.shape[1]
     which = "" if len(shown) == num_dimensions else f"\n{len(shown)} of {num_dimensions} dimensions, the widest spread"
     panels[0].set_title(
-        "Imagined under the actions taken, and what really happened" + which, loc="left", pad=ABOVE_LEGEND
+        "Imagined under the actions taken, and real" + which, loc="left", pad=ABOVE_LEGEND
     )
     _legend_above(panels[0])
     return figure
