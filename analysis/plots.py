@@ -166,9 +166,7 @@ def run_figure(*, curve: LearningCurve, fan: Fan, shares: Shares) -> Figure:
     panels[-1].set_xlabel(fan.time_step_label, parse_math=False)
     num_dimensions = fan.real.shape[1]
     which = "" if len(shown) == num_dimensions else f"\n{len(shown)} of {num_dimensions} dimensions, the widest spread"
-    panels[0].set_title(
-        "Imagined under the actions taken, and real" + which, loc="left", pad=ABOVE_LEGEND
-    )
+    panels[0].set_title("Imagined under the actions taken, and real" + which, loc="left", pad=ABOVE_LEGEND)
     _legend_above(panels[0])
     return figure
 
