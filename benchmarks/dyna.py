@@ -19,7 +19,7 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from bayes_mbrl.algorithms.tabular import DynaLearner
+from bayes_mbrl.algorithms.tabular import DynaLearner, walk
 from bayes_mbrl.analysis.charts import BLUE, GREEN, VERMILLION, Band, Chart, Line, Rule
 from bayes_mbrl.analysis.static import save_chart
 from bayes_mbrl.environments.mazes import BLOCKING_MAZE, Maze
@@ -38,28 +38,14 @@ def episode_lengths(planning_steps: int, num_episodes: int, seed: int) -> list[i
     """Steps of each episode of one learner."""
     learner, maze = DynaLearner(54, 4, planning_steps=planning_steps, target="sample"), Maze()
     rng = np.random.default_rng(seed)
-    return [len(_walk(learner, maze, rng, None)) for _ in range(num_episodes)]
+    return [len(walk(learner, maze, generator=rng)) for _ in range(num_episodes)]
 
 
 def rewards_while_blocked(memory: float, bonus: float, seed: int) -> Array:
     """Rewards so far [3000], of one learner in the maze that changes."""
     learner = DynaLearner(54, 4, planning_steps=50, step_size=0.5, memory=memory, bonus=bonus)
     maze = Maze(BLOCKING_MAZE, change_after=BLOCKED_AFTER, continuing=True)
-    return np.cumsum(_walk(learner, maze, np.random.default_rng(seed), BLOCKING_STEPS))
-
-
-def _walk(learner: DynaLearner, maze: Maze, rng: np.random.Generator, num_steps: int | None) -> list[float]:
-    """Rewards of an episode, of so many steps where nothing else ends it."""
-    state, _ = maze.reset()
-    rewards: list[float] = []
-    ended = False
-    while not ended:
-        action = learner.act(int(state), generator=rng)
-        following, reward, terminated, _, _ = maze.step(np.int64(action))
-        learner.learn(int(state), action, reward, int(following), terminated, generator=rng)
-        rewards.append(reward)
-        state, ended = following, terminated or len(rewards) == num_steps
-    return rewards
+    return np.cumsum(walk(learner, maze, generator=np.random.default_rng(seed), num_steps=BLOCKING_STEPS))
 
 
 def best_return(env: str, num_steps: int) -> float:

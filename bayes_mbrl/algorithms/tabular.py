@@ -15,6 +15,7 @@ import numpy as np
 from annotated_types import Ge, Gt, Le
 from numpy.typing import NDArray
 
+from bayes_mbrl.environments.mazes import Maze
 from bayes_mbrl.inference.base import check_settings
 
 Array = NDArray[np.float64]
@@ -206,3 +207,19 @@ class DynaLearner:
         visited = list(self.model.outcomes)
         every = [(state, a) for state in dict.fromkeys(s for s, _ in visited) for a in range(self.q.shape[1])]
         self.buffer = every if self.bonus else visited
+
+
+def walk(
+    learner: DynaLearner, maze: Maze, *, generator: np.random.Generator, num_steps: int | None = None
+) -> list[float]:
+    """Rewards of an episode in which it acts and learns, of so many steps where nothing else ends it."""
+    state, _ = maze.reset()
+    rewards: list[float] = []
+    ended = False
+    while not ended:
+        action = learner.act(int(state), generator=generator)
+        following, reward, terminated, truncated, _ = maze.step(np.int64(action))
+        learner.learn(int(state), action, reward, int(following), terminated, generator=generator)
+        rewards.append(reward)
+        state, ended = following, terminated or truncated or len(rewards) == num_steps
+    return rewards

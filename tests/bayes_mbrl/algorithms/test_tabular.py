@@ -6,7 +6,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-from bayes_mbrl.algorithms.tabular import DynaLearner, TabularModel
+from bayes_mbrl.algorithms.tabular import DynaLearner, TabularModel, walk
 from bayes_mbrl.environments.mazes import BLOCKING_MAZE, Maze
 
 
@@ -84,17 +84,20 @@ def test_a_table_of_another_size_is_refused() -> None:
 
 
 def episode_lengths(learner: DynaLearner, maze: Maze, num_episodes: int, rng: np.random.Generator) -> list[int]:
-    lengths = []
-    for _ in range(num_episodes):
-        state, _ = maze.reset()
-        ended, length = False, 0
-        while not ended:
-            action = learner.act(int(state), generator=rng)
-            following, reward, ended, _, _ = maze.step(np.int64(action))
-            learner.learn(int(state), action, reward, int(following), ended, generator=rng)
-            state, length = following, length + 1
-        lengths.append(length)
-    return lengths
+    return [len(walk(learner, maze, generator=rng)) for _ in range(num_episodes)]
+
+
+def test_a_walk_ends_at_the_goal_or_after_so_many_steps(rng: np.random.Generator) -> None:
+    corridor = Maze((("S.G",),))
+    learner = DynaLearner(3, 4, step_size=1.0, discount=0.5, exploration=0.0, target="sample")
+    rewards = walk(learner, corridor, generator=rng)
+    assert rewards == [0.0] * (len(rewards) - 1) + [1.0]
+    assert learner.num_steps == len(rewards)
+    np.testing.assert_allclose(learner.q[:, 3], [0.5, 1.0, 0.0])  # what it learned by walking: to go right
+    assert walk(learner, corridor, generator=rng) == [0.0, 1.0]
+    assert walk(learner, corridor, generator=rng, num_steps=1) == [0.0]
+    corridor = Maze((("S.G",),), continuing=True)
+    assert walk(learner, corridor, generator=rng, num_steps=6) == [0.0, 1.0] * 3
 
 
 @pytest.mark.slow
@@ -117,14 +120,8 @@ def test_the_curve_of_the_textbook() -> None:
 def goals_while_blocked(memory: float, bonus: float) -> tuple[float, float]:
     """How often the goal is reached in the 1,000 steps before the way is blocked, and in the last 500 of 3,000."""
     learner = DynaLearner(54, 4, planning_steps=50, step_size=0.5, memory=memory, bonus=bonus)
-    maze, rng, rewards = Maze(BLOCKING_MAZE, change_after=1000, continuing=True), np.random.default_rng(3), []
-    state, _ = maze.reset()
-    for _ in range(3000):
-        action = learner.act(int(state), generator=rng)
-        following, reward, terminated, _, _ = maze.step(np.int64(action))
-        learner.learn(int(state), action, reward, int(following), terminated, generator=rng)
-        rewards.append(reward)
-        state = following
+    maze = Maze(BLOCKING_MAZE, change_after=1000, continuing=True)
+    rewards = walk(learner, maze, generator=np.random.default_rng(3), num_steps=3000)
     return sum(rewards[:1000]), sum(rewards[-500:])
 
 
