@@ -46,6 +46,16 @@ class Arm:
         """All but the environment, in a line."""
         return ", ".join(value for key, value in self.chosen.items() if key != "env") or "defaults"
 
+    @property
+    def name(self) -> str:
+        """All of it, in a line."""
+        return ", ".join(self.chosen.values()) or "defaults"
+
+
+def arms_of(choices: Mapping[str, Sequence[str]]) -> list[Arm]:
+    """The cross product of values by key of CHOICES."""
+    return [Arm(dict(zip(choices, values, strict=True))) for values in itertools.product(*choices.values())]
+
 
 @dataclasses.dataclass(frozen=True)
 class Run:
@@ -94,7 +104,7 @@ def compare(
     `do_all`. An arm that cannot be configured, or whose run fails, has its error in the table and stops no other.
     Raises UserError when every run failed.
     """
-    arms = [Arm(dict(zip(choices, values, strict=True))) for values in itertools.product(*choices.values())]
+    arms = arms_of(choices)
     wanted = [(arm, seed) for seed in seeds for arm in arms]
     runs: dict[int, Run] = {}
 

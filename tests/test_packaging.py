@@ -147,7 +147,8 @@ def test_every_framework_that_is_imported_is_required() -> None:
         return {re.split(r"[\[<>=]", line)[0].lower() for line in lines.split() if line.strip()}
 
     required = names(config["options"]["install_requires"])
-    optional = required | names(config["options.extras_require"]["minari"])
+    extras = config["options.extras_require"]
+    optional = required | names(extras["minari"]) | names(extras["ray"])
     owners = importlib.metadata.packages_distributions()
     at_once, later = set(), set()
     for path in [ROOT / "bayes_mbrl", *(ROOT / leaf for leaf in LEAVES)]:

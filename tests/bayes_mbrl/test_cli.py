@@ -15,6 +15,7 @@ import typer.testing
 import bayes_mbrl
 from bayes_mbrl import cli, config
 from bayes_mbrl.checkpoint import RunState, save_checkpoint
+from bayes_mbrl.cli import looking
 from bayes_mbrl.config import Component, Config
 from bayes_mbrl.errors import UserError
 from bayes_mbrl.progress import PlainLines
@@ -179,9 +180,9 @@ def test_list_shows_every_choice_with_a_line() -> None:
     assert all(len(row) == 3 and len(row[2]) >= 20 for row in rows)
     listed = {(kind, name) for kind, name, _ in rows}
     assert ("environments", "Pendulum-v1") in listed
-    for kind, section in cli._SECTIONS.items():
+    for kind, section in looking.KINDS.items():
         assert {name for k, name in listed if k == kind} == set(SECTIONS[section].rows)
-    assert set(cli._SECTIONS.values()) == set(SECTIONS)
+    assert set(looking.KINDS.values()) == set(SECTIONS)
     assert {line.split("\t")[0] for line in _run("list", "planners").stdout.splitlines()} == {"planners"}
     wrong = _run("list", "planer")
     assert wrong.exit_code == 2
