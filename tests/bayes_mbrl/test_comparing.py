@@ -5,12 +5,13 @@ import io
 import pathlib
 
 import pytest
+import toy_tasks
 
 from bayes_mbrl import comparing
 from bayes_mbrl.comparing import Arm, Run, as_csv, compare, section, summarise
 from bayes_mbrl.errors import UserError
 from bayes_mbrl.sweep import engine
-from bayes_mbrl.sweep.task import Outcome, do
+from bayes_mbrl.sweep.task import Outcome
 
 
 def run(env: str, posterior: str, seed: int, score: float, base: float = 0.0) -> Run:
@@ -61,12 +62,7 @@ def test_the_table_of_runs() -> None:
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tasks are done in this process."""
-
-    def in_turn(tasks, root, *, num_workers, told, warn):  # type: ignore[no-untyped-def]
-        for task in tasks:
-            told(do(task, root))
-
-    monkeypatch.setattr(engine, "do_in_processes", in_turn)
+    monkeypatch.setattr(engine, "do_in_processes", toy_tasks.in_turn)
 
 
 @pytest.mark.usefixtures("here")

@@ -6,13 +6,13 @@ import types
 
 import pytest
 import toy_studies
+import toy_tasks
 
 from bayes_mbrl import studying
 from bayes_mbrl.errors import UserError
 from bayes_mbrl.registry import load_attribute
 from bayes_mbrl.studying import find_study, run_study, study_names
 from bayes_mbrl.sweep import engine
-from bayes_mbrl.sweep.task import do
 
 
 @pytest.fixture
@@ -20,11 +20,7 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> None:
     """`find_study` finds the toy study, whose tasks are done in this process."""
     monkeypatch.setattr(studying, "find_study", lambda name: toy_studies.STUDY)
 
-    def here(tasks, root, *, num_workers, told, warn):  # type: ignore[no-untyped-def]
-        for task in tasks:
-            told(do(task, root))
-
-    monkeypatch.setattr(engine, "do_in_processes", here)
+    monkeypatch.setattr(engine, "do_in_processes", toy_tasks.in_turn)
 
 
 @pytest.mark.usefixtures("toy")
