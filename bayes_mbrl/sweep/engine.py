@@ -29,8 +29,9 @@ def do_all(
 ) -> list[Outcome]:
     """The outcomes of all tasks, in their order; one that failed has its error and stops no other.
 
-    `told` hears of each as soon as it is known, those done before first. `num_workers` is for local processes,
-    `address` for Ray. Raises UserError for an unknown engine and for a folder that cannot be written.
+    `told` hears of each as soon as it is known, those done before first. `num_workers` are processes of this machine,
+    or processors of a Ray cluster that is started on it; `address` is of one that runs already. Raises UserError for an
+    unknown engine, for a folder that cannot be written, and for a cluster that does not answer.
     """
     check_distinct(tasks)
     if engine not in get_args(Engine):
@@ -52,7 +53,7 @@ def do_all(
             forget_starts(task, root)
     left = [task for task in tasks if task.key not in outcomes]
     if left and engine == "ray":
-        do_on_ray(left, root, address=address, told=hear, warn=warn)
+        do_on_ray(left, root, address=address, num_workers=num_workers, told=hear, warn=warn)
     elif left:
-        do_in_processes(left, root, num_workers=min(num_workers, len(left)), told=hear, warn=warn)
+        do_in_processes(left, root, num_workers=num_workers, told=hear, warn=warn)
     return [outcomes[task.key] for task in tasks]

@@ -4,6 +4,7 @@ All that is known of a task is in its folder `tasks/<name>-<key>/`: `result.json
 failure, `work/` for what it leaves on the way, so that a task that was killed goes on from there.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -22,6 +23,9 @@ from bayes_mbrl.registry import load_attribute
 
 MAX_DEATHS = 3
 """How often the process of a task may die in one sweep before the task counts as failed."""
+
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+"""Environment of every process that does tasks: sums over another number of threads differ in their last digits."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,31 +63,47 @@ class Outcome:
 def do(task: Task, root: pathlib.Path) -> Outcome:
     """Do the task unless it is done; while another process does it, wait for its result.
 
-    An exception of the task's own is an `Outcome` with an error. Raises UserError when the folder cannot be written.
+    Whatever goes wrong is the outcome's error, be it the task's own or a folder that cannot be written.
     """
     folder = task.folder(root)
-    with writing(folder):
-        (folder / "work").mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(folder / "lock"):  # the system opens it when its holder dies
-        if (done := find_result(task, root)) is not None:
-            return done
-        deaths = _num_starts(folder)  # a start that came to an end is not counted any more
-        if deaths >= MAX_DEATHS:
-            return Outcome(task, error=f"its process died {deaths} times, perhaps for want of memory")
-        write_text(folder / "starts", str(deaths + 1))
-        try:
-            result = load_attribute(task.function)(folder / "work", **task.arguments)
-            text = json.dumps(result, indent=1, sort_keys=True)
-        except Exception as error:
-            line = f"{type(error).__name__}: {error}" if not isinstance(error, UserError) else str(error)
-            write_text(
-                folder / "error.json", json.dumps({"error": line, "traceback": traceback.format_exc()}, indent=1)
-            )
-            forget_starts(task, root)
-            return Outcome(task, error=line)
-        write_text(folder / "result.json", text)
-        (folder / "error.json").unlink(missing_ok=True)
-        return Outcome(task, result=json.loads(text))
+    try:
+        with writing(folder):
+            (folder / "work").mkdir(parents=True, exist_ok=True)
+            with filelock.FileLock(folder / "lock"):  # the system opens it when its holder dies
+                return find_result(task, root) or _begin(task, root)
+    except UserError as error:
+        return Outcome(task, error=in_one_line(error))
+
+
+def _begin(task: Task, root: pathlib.Path) -> Outcome:
+    folder = task.folder(root)
+    deaths = _num_starts(folder)  # a start that came to an end is not counted any more
+    if deaths >= MAX_DEATHS:
+        return Outcome(task, error=f"its process died {deaths} times, perhaps for want of memory")
+    write_text(folder / "starts", str(deaths + 1))
+    try:
+        text = _as_json(load_attribute(task.function)(folder / "work", **task.arguments))
+    except Exception as error:
+        line = in_one_line(error)
+        write_text(folder / "error.json", json.dumps({"error": line, "traceback": traceback.format_exc()}, indent=1))
+        forget_starts(task, root)
+        return Outcome(task, error=line)
+    write_text(folder / "result.json", text)
+    (folder / "error.json").unlink(missing_ok=True)
+    return Outcome(task, result=json.loads(text))
+
+
+def keep(outcome: Outcome, root: pathlib.Path) -> None:
+    """Write down a result that was reached elsewhere, so that it counts as done here."""
+    if outcome.result is not None:
+        with writing(outcome.task.folder(root)):
+            write_text(outcome.task.folder(root) / "result.json", _as_json(outcome.result))
+
+
+def in_one_line(error: BaseException) -> str:
+    """What went wrong, for a table; of which kind it is too, unless it is written for a person."""
+    text = "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
+    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}".removesuffix(": ")
 
 
 def find_result(task: Task, root: pathlib.Path) -> Outcome | None:
@@ -91,7 +111,7 @@ def find_result(task: Task, root: pathlib.Path) -> Outcome | None:
     path = task.folder(root) / "result.json"
     try:
         return Outcome(task, result=json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}): delete it, and the task is done again") from error
@@ -99,7 +119,8 @@ def find_result(task: Task, root: pathlib.Path) -> Outcome | None:
 
 def forget_starts(task: Task, root: pathlib.Path) -> None:
     """Begin to count anew how often the task's process died: at the start of a sweep."""
-    (task.folder(root) / "starts").unlink(missing_ok=True)
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        (task.folder(root) / "starts").unlink()
 
 
 def check_distinct(tasks: Sequence[Task]) -> None:
@@ -109,6 +130,10 @@ def check_distinct(tasks: Sequence[Task]) -> None:
         if task.key in seen:
             raise ValueError(f"{seen[task.key]} and {task.name} are the same work: keep one of them")
         seen[task.key] = task.name
+
+
+def _as_json(result: Mapping[str, Any]) -> str:
+    return json.dumps(result, indent=1, sort_keys=True)
 
 
 def _num_starts(folder: pathlib.Path) -> int:

@@ -1,13 +1,26 @@
 """Tasks for the tests of sweeps: each writes down every start of it, so that one that is repeated is seen."""
 
+import collections
 import os
 import pathlib
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from bayes_mbrl.sweep.task import Outcome, Task, do
+
+
+def toy_task(function: str, x: int, log: pathlib.Path, **more: float) -> Task:
+    """One of those below as a task of a sweep."""
+    return Task(f"{function} of {x}", f"toy_tasks:{function}", {"x": x, "log": str(log), **more})
+
+
+def num_starts(log: pathlib.Path) -> collections.Counter[int]:
+    """How often each x was begun."""
+    return collections.Counter(map(int, log.read_text().split())) if log.exists() else collections.Counter()
 
 
 def in_turn(
@@ -44,6 +57,20 @@ def die_once(folder: pathlib.Path, *, x: int, log: str, times: int = 1) -> dict[
         (folder / f"death-{deaths}").touch()
         os.kill(os.getpid(), signal.SIGKILL)
     return {"square": x * x, "deaths": deaths}
+
+
+def chat(folder: pathlib.Path, *, x: int, log: str) -> dict[str, Any]:
+    """Prints, and so does a process that it starts; reads what there is to read."""
+    _log(log, x)
+    print("stdout")
+    print("stderr", file=sys.stderr)
+    subprocess.run([sys.executable, "-c", "print('child')"], check=True)
+    return {"square": x * x, "read": sys.stdin.read()}
+
+
+def surroundings(folder: pathlib.Path, *, x: int, log: str) -> dict[str, Any]:
+    """What its process has for an environment."""
+    return {"threads": os.environ["OMP_NUM_THREADS"], "path": sys.path}
 
 
 def _log(log: str, x: int) -> None:

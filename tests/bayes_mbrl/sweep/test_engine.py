@@ -1,6 +1,5 @@
 """Sweeps with real processes: killed workers, a killed driver, failures; nothing is lost and nothing is repeated."""
 
-import collections
 import json
 import os
 import pathlib
@@ -10,7 +9,9 @@ import sys
 import time
 
 import pytest
+import toy_sweep
 import toy_tasks
+from toy_tasks import num_starts, toy_task
 
 from bayes_mbrl.errors import UserError
 from bayes_mbrl.sweep.engine import do_all
@@ -25,21 +26,13 @@ def importable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", SUPPORT + os.pathsep + os.environ.get("PYTHONPATH", ""))
 
 
-def task(function: str, x: int, log: pathlib.Path, **more: float) -> Task:
-    return Task(f"{function} of {x}", f"toy_tasks:{function}", {"x": x, "log": str(log), **more})
-
-
-def starts(log: pathlib.Path) -> collections.Counter[int]:
-    return collections.Counter(map(int, log.read_text().split())) if log.exists() else collections.Counter()
-
-
 def test_a_task_is_done_once(tmp_path: pathlib.Path) -> None:
-    one = task("square", 3, tmp_path / "log")
+    one = toy_task("square", 3, tmp_path / "log")
     assert find_result(one, tmp_path) is None
     for _ in range(2):
         assert do(one, tmp_path) == Outcome(one, result={"square": 9})
     assert find_result(one, tmp_path) == Outcome(one, result={"square": 9})
-    assert starts(tmp_path / "log") == {3: 1}
+    assert num_starts(tmp_path / "log") == {3: 1}
 
 
 def test_what_is_done_depends_on_function_and_arguments_alone(tmp_path: pathlib.Path) -> None:
@@ -60,7 +53,7 @@ def test_what_is_done_depends_on_function_and_arguments_alone(tmp_path: pathlib.
 
 
 def test_a_damaged_result_is_said(tmp_path: pathlib.Path) -> None:
-    one = task("square", 3, tmp_path / "log")
+    one = toy_task("square", 3, tmp_path / "log")
     do(one, tmp_path)
     path = one.folder(tmp_path) / "result.json"
     path.write_text(path.read_text()[:5])
@@ -81,7 +74,7 @@ def test_what_cannot_be_asked_for(tmp_path: pathlib.Path, settings: dict[str, ob
 
 def test_a_failure_stops_no_other_and_is_tried_again(tmp_path: pathlib.Path) -> None:
     log = tmp_path / "log"
-    tasks = [task("fail", 1, log), task("square", 2, log), Task("wrong", "toy_tasks:nothing", {})]
+    tasks = [toy_task("fail", 1, log), toy_task("square", 2, log), Task("wrong", "toy_tasks:nothing", {})]
     heard: list[Outcome] = []
     for _ in range(2):
         outcomes = do_all(tasks, tmp_path, num_workers=2, told=heard.append)
@@ -91,58 +84,107 @@ def test_a_failure_stops_no_other_and_is_tried_again(tmp_path: pathlib.Path) -> 
         assert "nothing" in outcomes[2].error
     traceback = json.loads((tasks[0].folder(tmp_path) / "error.json").read_text())["traceback"]
     assert "toy_tasks.py" in traceback
-    assert starts(log) == {1: 2, 2: 1}
+    assert num_starts(log) == {1: 2, 2: 1}
     assert len(heard) == 6
 
 
 def test_a_killed_worker_loses_nothing_and_repeats_no_finished_task(tmp_path: pathlib.Path) -> None:
     log, warnings = tmp_path / "log", list[str]()
-    tasks = [task("square", 1, log), task("die_once", 2, log), task("square", 3, log), task("square", 4, log)]
+    tasks = [
+        toy_task("square", 1, log),
+        toy_task("die_once", 2, log),
+        toy_task("square", 3, log),
+        toy_task("square", 4, log),
+    ]
     outcomes = do_all(tasks, tmp_path, num_workers=1, warn=warnings.append)
     assert [outcome.result for outcome in outcomes] == [
         {"square": 1}, {"square": 4, "deaths": 1}, {"square": 9}, {"square": 16}
     ]  # fmt: skip
-    assert starts(log) == {1: 1, 2: 2, 3: 1, 4: 1}
-    assert warnings == ["a process died: its task is taken up again"]
+    assert num_starts(log) == {1: 1, 2: 2, 3: 1, 4: 1}
+    assert warnings == ["die_once of 2: its process died, and it is taken up again"]
 
 
 def test_a_task_that_kills_every_process_is_given_up(tmp_path: pathlib.Path) -> None:
     log = tmp_path / "log"
-    deadly = task("die_once", 2, log, times=100)
-    outcomes = do_all([deadly, task("square", 3, log)], tmp_path, num_workers=1)
+    deadly = toy_task("die_once", 2, log, times=100)
+    outcomes = do_all([deadly, toy_task("square", 3, log)], tmp_path, num_workers=1)
     assert outcomes[0].error == f"its process died {MAX_DEATHS} times, perhaps for want of memory"
     assert outcomes[1].result == {"square": 9}
-    assert starts(log) == {2: MAX_DEATHS, 3: 1}
+    assert num_starts(log) == {2: MAX_DEATHS, 3: 1}
 
 
-_DRIVER = """
-import pathlib, sys
-sys.path.insert(0, sys.argv[1])
-from bayes_mbrl.sweep.engine import do_all
-from bayes_mbrl.sweep.task import Task
-if __name__ == "__main__":
-    root = pathlib.Path(sys.argv[2])
-    tasks = [Task(str(x), "toy_tasks:square", {"x": x, "log": str(root / "log"), "seconds": 0.3}) for x in range(8)]
-    do_all(tasks, root, num_workers=2, told=lambda outcome: print(outcome.task.name, flush=True))
-"""
+def test_a_task_that_writes_and_reads_as_it_likes(tmp_path: pathlib.Path) -> None:
+    chatty = toy_task("chat", 2, tmp_path / "log")
+    outcomes = do_all([chatty, toy_task("square", 3, tmp_path / "log")], tmp_path)
+    assert [outcome.result for outcome in outcomes] == [{"square": 4, "read": ""}, {"square": 9}]
+    text = (chatty.folder(tmp_path) / "output.txt").read_text()
+    assert sorted(text.split()) == ["child", "stderr", "stdout"]
 
 
-def test_a_killed_driver_takes_its_workers_along_and_another_goes_on(tmp_path: pathlib.Path) -> None:
-    script = tmp_path / "driver.py"
-    script.write_text(_DRIVER)
-    command = [sys.executable, str(script), SUPPORT, str(tmp_path)]
-    driver = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert driver.stdout is not None
-    finished = [driver.stdout.readline().strip() for _ in range(3)]
-    driver.send_signal(signal.SIGKILL)
-    driver.wait()
-    driver.stdout.close()
+def test_one_that_kills_its_process_takes_no_neighbour_along(tmp_path: pathlib.Path) -> None:
+    log = tmp_path / "log"
+    tasks = [toy_task("die_once", 1, log, times=100), toy_task("square", 2, log, seconds=4.0)]
+    outcomes = do_all(tasks, tmp_path, num_workers=2)
+    assert outcomes[1].result == {"square": 4}
+    assert num_starts(log) == {1: MAX_DEATHS, 2: 1}
+
+
+def test_processes_that_cannot_begin_end_the_sweep(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    (outcome,) = do_all([toy_task("square", 1, tmp_path / "log")], tmp_path)
+    assert outcome.error == f"{MAX_DEATHS + 1} processes died that were to do it"
+
+
+def test_a_folder_that_cannot_be_written_is_an_error_of_the_task(tmp_path: pathlib.Path) -> None:
+    one, other = toy_task("square", 1, tmp_path / "log"), toy_task("square", 2, tmp_path / "log")
+    one.folder(tmp_path).parent.mkdir()
+    one.folder(tmp_path).touch()
+    outcomes = do_all([one, other], tmp_path)
+    assert outcomes[0].error.startswith("cannot write")
+    assert outcomes[1].result == {"square": 4}
+
+
+def test_workers_have_one_thread_and_the_order_of_imports_of_their_driver(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "json.py").write_text("raise ImportError")  # in the working folder, and hides nothing
+    sys.path[:] = [*sys.path[1:], str(tmp_path)]
+    (outcome,) = do_all([toy_task("surroundings", 1, tmp_path / "log")], tmp_path)
+    assert outcome.result == {"threads": "1", "path": [entry for entry in sys.path if entry]}
+
+
+def driver(tmp_path: pathlib.Path) -> subprocess.Popen[str]:
+    (tmp_path / "mine.py").write_text(toy_sweep.MINE)
+    command = [sys.executable, toy_sweep.__file__, str(tmp_path), "local"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_driver_takes_its_workers_along_and_another_goes_on(how: int, tmp_path: pathlib.Path) -> None:
+    with driver(tmp_path) as first:
+        assert first.stdout is not None
+        finished = [first.stdout.readline().strip() for _ in range(3)]
+        begun = time.monotonic()
+        first.send_signal(how)
+        first.wait()
+        assert time.monotonic() - begun < 5
     time.sleep(0.5)
-    before = starts(tmp_path / "log")
+    before = num_starts(tmp_path / "log")
     time.sleep(0.7)
-    assert starts(tmp_path / "log") == before, "a worker went on"
-    subprocess.run(command, check=True, capture_output=True)
-    after = starts(tmp_path / "log")
+    assert num_starts(tmp_path / "log") == before, "a worker went on"
+    with driver(tmp_path) as second:
+        assert len(second.communicate()[0].split()) == 8
+    after = num_starts(tmp_path / "log")
     assert all(after[int(name)] == 1 for name in finished)
     assert set(after) == set(range(8))
     assert sum(after.values()) <= 8 + 2, "at most what two workers were at is begun again"
+
+
+def test_two_drivers_at_once_do_everything_once(tmp_path: pathlib.Path) -> None:
+    with driver(tmp_path) as first, driver(tmp_path) as second:
+        for one in (first, second):
+            assert sorted(one.communicate()[0].split()) == [str(x) for x in range(8)]
+    assert num_starts(tmp_path / "log") == dict.fromkeys(range(8), 1)
