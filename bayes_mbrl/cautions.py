@@ -2,7 +2,7 @@
 
 from bayes_mbrl.config import Config, resolve
 from bayes_mbrl.environments.registration import find_spec
-from bayes_mbrl.registry import OBJECTIVES, PROPAGATIONS, SECTIONS
+from bayes_mbrl.registry import SECTIONS
 
 
 def cautions(config: Config) -> list[str]:
@@ -13,7 +13,7 @@ def cautions(config: Config) -> list[str]:
     found = []
     if not config.algorithm.row.plans:
         found += _unused(config, ["planner", "objective"])
-    elif OBJECTIVES.rows[objective.name].about_theta or objective.settings.get("over") == "theta":
+    elif objective.row.about_theta or objective.settings.get("over") == "theta":
         found += _about_theta(f"objective {objective.name}", config)
         if exploration in ("thompson", "hallucinated"):
             found.append(
@@ -80,7 +80,7 @@ def _hallucinated(config: Config) -> list[str]:
 
 def _about_theta(who: str, config: Config) -> list[str]:
     rollout, propagation, found = config.rollout, config.propagation.name, []
-    if PROPAGATIONS.rows[propagation].mixes_theta:
+    if config.propagation.row.mixes_theta:
         found.append(
             f"{who} compares samples of θ, and propagation {propagation} mixes them between steps: what it finds is "
             "not ignorance; take propagation=ts-infinity"

@@ -25,7 +25,7 @@ from bayes_mbrl.config_problems import describe, nearest_name, unknown_name
 from bayes_mbrl.config_sources import Layer, as_layer, read_assignments
 from bayes_mbrl.errors import UserError
 from bayes_mbrl.presets import find_file
-from bayes_mbrl.registry import SECTIONS, Row, Table
+from bayes_mbrl.registry import SECTIONS, Row, Table, is_own
 
 _STRICT = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 _RECORDED = ("versions", "command")
@@ -43,7 +43,7 @@ class Component:
     @property
     def row(self) -> Row:
         """The choice's row in the registry."""
-        return SECTIONS[self.section].rows[self.name]
+        return SECTIONS[self.section].find(self.name)
 
     def build(self, *args: Any, **runtime: Any) -> Any:
         """Call the chosen function or class with the settings and with what is known at run time."""
@@ -160,7 +160,7 @@ def record(config: Config, command: str) -> str:
 def settings_model(section: str, name: str) -> type[pydantic.BaseModel]:
     """The settings of a component as a strict pydantic model, read off the signature of its target."""
     table = SECTIONS[section]
-    row = table.rows[name]
+    row = table.find(name)
     if not table.has_settings:
         return pydantic.create_model("settings", __config__=_STRICT)
     return signatures.settings_model(row.load(), without=table.runtime, defaults=row.settings, config=_STRICT)
@@ -193,7 +193,7 @@ def _from_layers(mappings: Sequence[Mapping[str, Any]], problems: list[str], nee
     names: dict[str, str] = {}
     for section, table in SECTIONS.items():
         names[section] = _chosen_name(section, table, [*recommended, environment, *written], problems)
-        recommended.append(as_layer(table.rows[names[section]].defaults, problems))
+        recommended.append(as_layer(table.find(names[section]).defaults, problems))
     components = {
         section: _component(section, name, [*recommended, environment], written, found)
         for section, name in names.items()
@@ -217,7 +217,7 @@ def _own_budget(algorithm: str, environment: Layer, problems: list[str]) -> list
     table = SECTIONS["algorithm"]
     if environment.sections.get("algorithm", {}).get("name", table.default) == algorithm:
         return []
-    return [Layer(as_layer(table.rows[algorithm].defaults, problems).values, {})]
+    return [Layer(as_layer(table.find(algorithm).defaults, problems).values, {})]
 
 
 def _environment_defaults(written: Sequence[Layer], problems: list[str]) -> Layer:
@@ -259,6 +259,15 @@ def _chosen_name(section: str, table: Table, layers: Sequence[Layer], problems: 
     name: object = table.default
     for layer in layers:
         name = layer.sections.get(section, {}).get("name", name)
+    if isinstance(name, str) and is_own(name):
+        try:
+            row = table.find(name)
+        except UserError as error:
+            problems.append(f"{section}: {error}")
+            return table.default
+        if section == "posterior" and not row.posteriors:
+            problems.append(f"{section} {name}: its Row has no posteriors=(...,), the classes that a run is read by")
+        return name
     if isinstance(name, str) and name in table.rows:
         return name
     names = [*table.rows, *(alias for alias, row in table.aliases.items() if row in table.rows)]
@@ -275,6 +284,11 @@ def _component(
         fields = settings_model(section, name).model_fields
     except UserError as error:
         found.problems.append(f"{section} {name}: {error}")
+        return None
+    except (AttributeError, ImportError, TypeError, ValueError) as error:
+        if not is_own(name):
+            raise
+        found.problems.append(f"{section} {name}: {type(error).__name__}: {error}")
         return None
     found.known += [f"{section}.{key}" for key in fields]
     settings: dict[str, Any] = {}

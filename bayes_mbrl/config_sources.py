@@ -7,7 +7,7 @@ from typing import Any
 
 from bayes_mbrl import yaml_subset
 from bayes_mbrl.config_problems import show
-from bayes_mbrl.registry import SECTIONS
+from bayes_mbrl.registry import SECTIONS, is_own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +22,8 @@ class Layer:
     def settings(self, section: str, name: str) -> dict[str, Any]:
         """What this source says about the component `name`: nothing, when it speaks of another one there is."""
         given = self.sections.get(section, {})
-        if given.get("name") in [other for other in SECTIONS[section].rows if other != name]:
+        named = given.get("name", name)
+        if named != name and (named in SECTIONS[section].rows or is_own(str(named))):
             return {}
         return {key: value for key, value in given.items() if key != "name"}
 

@@ -26,7 +26,7 @@ from bayes_mbrl.errors import UserError
 from bayes_mbrl.fit_record import fit_record
 from bayes_mbrl.inference.base import Posterior
 from bayes_mbrl.inference.regression import Regression
-from bayes_mbrl.registry import POSTERIORS
+from bayes_mbrl.registry import POSTERIORS, is_own
 from bayes_mbrl.simulation import Fit
 
 NUM_DRAWS = 200
@@ -125,10 +125,10 @@ def family_config(config: Config, family: str) -> Config:
     if family == config.posterior.name:
         return config
     mapping: dict[str, Any] = {"env": config.env, "seed": config.seed, "posterior": family}
-    row = POSTERIORS.rows.get(family)
+    row = POSTERIORS.find(family) if is_own(family) else POSTERIORS.rows.get(family)
     needed = None if row is None else row.requires.get("dynamics")
     if row is not None and needed in (None, config.dynamics.name):
-        own = POSTERIORS.rows[config.posterior.name].defaults.get("dynamics", {})
+        own = config.posterior.row.defaults.get("dynamics", {})
         recommended = dict(own) if isinstance(own, Mapping) else {}
         kept = {
             key: value

@@ -3,6 +3,8 @@
 Targets are written as "module:attribute" and imported when used: listing the rows loads no framework, and a run loads
 only the frameworks that it uses. The settings of a row are the parameters of its target's signature, less those
 that the program supplies at run time (`Table.runtime`).
+
+A row of one's own stands in any module, and its name is where: "module:attribute".
 """
 
 import dataclasses
@@ -64,6 +66,31 @@ class Table:
     trial: Callable[[], Mapping[str, Any]] | None = None
     """Run-time arguments with which a target can be called to check its settings; None when that needs data."""
 
+    def find(self, name: str) -> Row:
+        """The row of that name, or the `Row` that "module:attribute" names.
+
+        Raises KeyError when no row has the name, UserError when module or attribute is not there or is no `Row`.
+        """
+        return _own_row(name) if is_own(name) else self.rows[name]
+
+
+def is_own(name: str) -> bool:
+    """Whether it names a row outside the tables, "module:attribute"."""
+    return ":" in name
+
+
+def _own_row(name: str) -> Row:
+    module, _, attribute = name.partition(":")
+    try:
+        row = operator.attrgetter(attribute)(importlib.import_module(module))
+    except Exception as error:  # a module from elsewhere may raise anything
+        raise UserError(
+            f"cannot find {name!r}, which names a Row of your own as module:attribute: {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(row, Row):
+        raise UserError(f"{name} should be a bayes_mbrl.registry.Row, got {row!r}")
+    return row
+
 
 def load_attribute(target: str) -> Callable[..., Any]:
     """What "module:attribute" names. Raises UserError when a package outside this one is missing."""
@@ -81,7 +108,7 @@ def load_attribute(target: str) -> Callable[..., Any]:
 
 def posterior_kinds(name: str) -> dict[str, type[Any]]:
     """Saved kind → class, for all posteriors that the inference `name` returns: what `load_posterior` asks for."""
-    classes: list[Any] = [load_attribute(target) for target in POSTERIORS.rows[name].posteriors]
+    classes: list[Any] = [load_attribute(target) for target in POSTERIORS.find(name).posteriors]
     return {posterior.kind: posterior for posterior in classes}
 
 

@@ -98,8 +98,9 @@ class MetricsLog:
 
 def _named(config: Config) -> pathlib.Path:
     """`runs/<time>-<environment>-<method>`, see `Config.method`, with a counter when that is taken."""
-    environment = re.sub(r"[^A-Za-z0-9._-]+", "-", config.env.rpartition("/")[2]).strip("-.")[:60]
-    stem = "-".join((f"{datetime.datetime.now():%Y%m%d-%H%M%S}", environment, *config.method))
+    words = (config.env.rpartition("/")[2], *config.method)
+    parts = (re.sub(r"[^A-Za-z0-9._-]+", "-", word).strip("-.")[:60] for word in words)
+    stem = "-".join((f"{datetime.datetime.now():%Y%m%d-%H%M%S}", *parts))
     names = itertools.chain([stem], (f"{stem}-{count}" for count in itertools.count(2)))
     return next(RUNS / name for name in names if not (RUNS / name).exists())
 
