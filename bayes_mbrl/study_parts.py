@@ -1,12 +1,18 @@
-"""What several studies begin with: data of the base policy, and a model learned from them."""
+"""What several studies are made of: episodes of an agent, a model learned from them, and how wrong it is."""
+
+import dataclasses
 
 import torch
+from torch import Tensor
 
 from bayes_mbrl.algorithms.base import Agent
 from bayes_mbrl.algorithms.episode import run_episode
+from bayes_mbrl.algorithms.mpc import MPCAgent
 from bayes_mbrl.build import Builder
 from bayes_mbrl.data import Transitions
 from bayes_mbrl.dynamics.base import Dynamics
+from bayes_mbrl.dynamics.known import KnownDynamics, Nothing
+from bayes_mbrl.environments.known_truth import KNOWN_STEPS
 from bayes_mbrl.inference.base import Posterior
 from bayes_mbrl.seeding import generator_for, stream_seed
 
@@ -32,3 +38,31 @@ def learned(builder: Builder, transitions: Transitions, *, seed: int) -> tuple[P
     torch.set_num_threads(1)
     posterior, _ = builder.fit(transitions, None, generator=generator_for(seed, "inference", len(transitions)))
     return posterior, builder.learned_dynamics(transitions, posterior)
+
+
+def mean_return(transitions: Transitions) -> float:
+    """Of the episodes that these are."""
+    return float(transitions.reward.sum(dtype=torch.float64)) / len(set(transitions.episode.tolist()))
+
+
+def true_dynamics(env: str, state_dim: int) -> KnownDynamics:
+    """The environment's own, without its noise."""
+    return KnownDynamics(KNOWN_STEPS[env], noise_std=torch.zeros(state_dim))
+
+
+def knowing(agent: MPCAgent, truth: KnownDynamics) -> MPCAgent:
+    """The agent, who plans as before but through these dynamics."""
+    return dataclasses.replace(agent, posterior=Nothing(), dynamics=truth)
+
+
+def step_error(
+    posterior: Posterior, dynamics: Dynamics, truth: KnownDynamics, transitions: Transitions, scale: Tensor
+) -> float:
+    """Of the mean next state under one θ: root mean square over N and S, in units of scale [S].
+
+    It is held against the true mean, so noise is no error.
+    """
+    theta = posterior.sample(1, generator=torch.Generator())
+    states = transitions.state[None]
+    expected, true = (model.predict(theta, states, transitions.action)[0] for model in (dynamics, truth))
+    return float(((expected - true) / scale).square().mean().sqrt())

@@ -6,7 +6,6 @@ the model's error is that of its mean, held against the true mean, so that noise
 such plans where the model is true: three lanes with a swamp that random actions never see, and a field of obstacles.
 """
 
-import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,14 +19,10 @@ from bayes_mbrl.analysis.shift import shift_test
 from bayes_mbrl.build import Builder
 from bayes_mbrl.config import resolve
 from bayes_mbrl.data import Transitions
-from bayes_mbrl.dynamics.base import Dynamics
-from bayes_mbrl.dynamics.known import KnownDynamics, Nothing
-from bayes_mbrl.dynamics.standardise import Standardiser, negligible_std
 from bayes_mbrl.environments.adapter import Environment
-from bayes_mbrl.environments.known_truth import KNOWN_STEPS
-from bayes_mbrl.inference.base import Posterior
+from bayes_mbrl.sections.one_step import change_scale
 from bayes_mbrl.study import Contrast, Results, Study, per_seed
-from bayes_mbrl.study_parts import episodes, learned
+from bayes_mbrl.study_parts import episodes, knowing, learned, mean_return, step_error, true_dynamics
 
 SETTINGS: Mapping[str, Sequence[str]] = {
     "ThreeLanes-v0": ("planner.num_candidates=400", "planner.num_elites=40", "planner.num_iterations=6"),
@@ -61,40 +56,26 @@ def measure(folder: pathlib.Path, *, env: str, model: str, seed: int, quick: boo
         data = episodes(builder, builder.base_policy(), DATA[env], seed=seed)
         posterior, dynamics = learned(builder, data, seed=seed)
         agent = builder.agent(data, posterior)
-        truth = KnownDynamics(KNOWN_STEPS[env], noise_std=torch.zeros(environment.state_dim))
+        truth = true_dynamics(env, environment.state_dim)
 
         def afresh(acting: Agent) -> Transitions:
             """Episodes from start states that no data are from, the same for every agent."""
             return episodes(builder, acting, NUM_EPISODES[not quick], seed=seed, first=DATA[env])
 
         base, own = afresh(builder.base_policy()), afresh(agent)
-        ideal = afresh(dataclasses.replace(agent, posterior=Nothing(), dynamics=truth))
+        ideal = afresh(knowing(agent, truth))
     generator = torch.Generator().manual_seed(seed)
     test = shift_test(base.state, own.state, groups_x=base.episode, groups_y=own.episode, generator=generator)
-    scale = Standardiser.fitted(data.next_state - data.state, constant_std=negligible_std(data.state)).std
+    scale = change_scale(data)
     return {
         "energy_distance": test.statistic,
         "above_chance": test.statistic - float(test.null.quantile(0.95)),
         "p_value": test.p_value,
-        "error_base": error(posterior, dynamics, truth, base, scale),
-        "error_own": error(posterior, dynamics, truth, own, scale),
-        "return": _mean_return(own),
-        "ideal_return": _mean_return(ideal),
+        "error_base": step_error(posterior, dynamics, truth, base, scale),
+        "error_own": step_error(posterior, dynamics, truth, own, scale),
+        "return": mean_return(own),
+        "ideal_return": mean_return(ideal),
     }
-
-
-def error(
-    posterior: Posterior, dynamics: Dynamics, truth: Dynamics, transitions: Transitions, scale: torch.Tensor
-) -> float:
-    """Root mean square over N and S of the next state's error, in units of scale [S]."""
-    theta = posterior.sample(1, generator=torch.Generator())
-    states = transitions.state[None]
-    expected, true = (model.predict(theta, states, transitions.action)[0] for model in (dynamics, truth))
-    return float(((expected - true) / scale).square().mean().sqrt())
-
-
-def _mean_return(transitions: Transitions) -> float:
-    return float(transitions.reward.sum(dtype=torch.float64)) / len(set(transitions.episode.tolist()))
 
 
 def contrasts(results: Results) -> list[Contrast]:
