@@ -10,14 +10,18 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
-import pyro
-import pyro.distributions as dist
 import torch
-from pyro.infer import TraceMeanField_ELBO
 from torch import Tensor
 from torch.distributions import Distribution, Independent, LowRankMultivariateNormal, Normal, register_kl
 
 from bayes_mbrl.inference.base import Model, seeded_global_state
+
+with warnings.catch_warnings():
+    # Of tqdm, in Jupyter without ipywidgets: of bars that Pyro would draw, which is never asked to.
+    warnings.filterwarnings("ignore", "IProgress not found")
+    import pyro
+    import pyro.distributions as dist
+    from pyro.infer import TraceMeanField_ELBO
 
 
 @dataclasses.dataclass(frozen=True)
