@@ -58,7 +58,8 @@ def interquartile_mean(scores: ArrayLike) -> float:
 def stratified_interval(scores: Sequence[ArrayLike], *, confidence: float = 0.95, seed: int = 0) -> Interval:
     """Of the interquartile mean of the scores of T tasks, each [n_t]: seeds are drawn anew within each task.
 
-    With fewer than about 10 scores in all it is too narrow, as any bootstrap. Raises ValueError as `mean_interval`.
+    With fewer than about 10 scores in all it is too narrow, as any bootstrap; unbounded where a task has a single
+    score, of which nobody knows how it varies. Raises ValueError as `mean_interval`.
     """
     tasks = [_checked(values, confidence) for values in scores]
     if not tasks:
@@ -67,6 +68,8 @@ def stratified_interval(scores: Sequence[ArrayLike], *, confidence: float = 0.95
     drawn = [values[rng.integers(len(values), size=(NUM_RESAMPLES, len(values)))] for values in tasks]
     resampled = stats.trim_mean(np.concatenate(drawn, axis=1), 0.25, axis=1)
     low, high = np.quantile(resampled, [0.5 - confidence / 2, 0.5 + confidence / 2])
+    if _unknown_spread(tasks):
+        low, high = -math.inf, math.inf
     return Interval(interquartile_mean(np.concatenate(tasks)), float(low), float(high), confidence)
 
 
@@ -75,7 +78,8 @@ def performance_profile(
 ) -> tuple[Floats, Floats, Floats]:
     """(share of runs with a score above each threshold, its lower and its upper end): three [number of thresholds].
 
-    Scores of T tasks, each [n_t]; all tasks count alike. Ends by the stratified bootstrap.
+    Scores of T tasks, each [n_t]; all tasks count alike. Ends by the stratified bootstrap; 0 and 1 where a task has a
+    single score.
     """
     tasks, levels = [_checked(values, confidence) for values in scores], as_array(thresholds)
     rng = np.random.default_rng(seed)
@@ -87,7 +91,13 @@ def performance_profile(
     for values in tasks:
         resampled += share(values[rng.integers(len(values), size=(1_000, len(values)))]) / len(tasks)
     low, high = np.quantile(resampled, [0.5 - confidence / 2, 0.5 + confidence / 2], axis=0)
+    if _unknown_spread(tasks):
+        low, high = np.zeros(len(levels)), np.ones(len(levels))
     return np.mean([share(values) for values in tasks], axis=0), low, high
+
+
+def _unknown_spread(tasks: Sequence[Floats]) -> bool:
+    return any(len(values) == 1 for values in tasks)
 
 
 def _checked(values: ArrayLike, confidence: float) -> Floats:

@@ -26,7 +26,8 @@ def run_task(config: Config, name: str) -> Task:
 def run(folder: pathlib.Path, *, config: Mapping[str, Any]) -> dict[str, Any]:
     """Do the run in `folder/run`, or go on with it there; what it reached, in the environment's units.
 
-    returns: of the evaluation episodes, by the policy that the run ends with; training_returns; num_steps.
+    returns: of the evaluation episodes, by the policy that the run ends with; training_returns; base_returns: those of
+    them that are the base policy's; num_steps.
     """
     torch.set_num_threads(1)  # sums of another number of threads differ in their last digits
     where = folder / "run"
@@ -40,5 +41,6 @@ def run(folder: pathlib.Path, *, config: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "returns": evaluation["returns"],
         "training_returns": [metrics["return"] for metrics in state.metrics],
+        "base_returns": [metrics["return"] for metrics in state.metrics if metrics["phase"] == "base policy"],
         "num_steps": evaluation["num_transitions"],
     }

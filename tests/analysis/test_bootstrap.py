@@ -66,6 +66,43 @@ def test_profiles_count_runs_above_a_threshold_and_tasks_alike() -> None:
     assert (share <= high).all()
 
 
+# What rliable 1.2.0 says of `rliable_scores`, by 10,000 resamples: interquartile mean, its interval, the profile at
+# 0.5, 1 and 2, and its interval. It cannot be installed beside our pandas (docs/decisions/0014).
+RLIABLE = {
+    (5, 1): (1.5179, (0.824, 2.010), (1.0, 0.8, 0.2), (1.0, 0.4, 0.0), (1.0, 1.0, 0.6)),
+    (10, 1): (0.9048, (0.600, 1.398), (0.8, 0.3, 0.1), (0.5, 0.1, 0.0), (1.0, 0.6, 0.3)),
+    (5, 3): (3.0342, (2.190, 4.326), (0.9333, 0.6, 0.4667), (0.8, 0.4, 0.33), (1.0, 0.8, 0.6)),
+    (10, 4): (2.4641, (1.821, 3.209), (0.975, 0.675, 0.525), (0.92, 0.57, 0.4), (1.0, 0.78, 0.65)),
+}
+
+
+def rliable_scores() -> dict[tuple[int, int], np.ndarray]:
+    """(runs, tasks) → skewed scores [runs, tasks] on unequal scales."""
+    rng = np.random.default_rng(5)
+    sizes = [(3, 1), *RLIABLE]
+    return {(n, t): rng.gamma(2.0, 1.0, (n, t)) * np.array([1.0, 3.0, 0.5, 2.0])[:t] for n, t in sizes}
+
+
+@pytest.mark.parametrize("size", RLIABLE)
+def test_rliable_says_the_same(size: tuple[int, int]) -> None:
+    tasks = list(rliable_scores()[size].T)
+    mean, ends, share, low, high = RLIABLE[size]
+    interval = stratified_interval(tasks)
+    assert interval.estimate == pytest.approx(mean, abs=5e-5)
+    noise = 0.03 * (ends[1] - ends[0])  # two resamplings of its own differ by up to 0.02
+    assert (interval.low, interval.high) == (pytest.approx(ends[0], abs=noise), pytest.approx(ends[1], abs=noise))
+    ours = performance_profile(tasks, [0.5, 1.0, 2.0])
+    np.testing.assert_allclose(ours[0], share, atol=5e-5)
+    np.testing.assert_allclose(ours[1:], (low, high), atol=1 / size[0] + 0.005)  # by one run of one task
+
+
+def test_one_seed_of_one_task_leaves_all_open() -> None:
+    interval = stratified_interval([[1.0, 2.0, 3.0], [4.0]])
+    assert (interval.estimate, interval.low, interval.high) == (2.5, -math.inf, math.inf)
+    share, low, high = performance_profile([[1.0]], [0.0, 2.0])
+    assert (share.tolist(), low.tolist(), high.tolist()) == ([1.0, 0.0], [0.0, 0.0], [1.0, 1.0])
+
+
 @pytest.mark.parametrize("values", [[], [1.0, math.nan]])
 def test_what_has_no_interval(values: list[float]) -> None:
     for function in (mean_interval, lambda v: stratified_interval([v])):
