@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: run test test-fast lint format clean
+.PHONY: run test test-fast lint format docs clean
 
 run: .venv/installed
 	$(BIN)/bayes-mbrl run $(ARGS)
@@ -22,6 +22,11 @@ lint: .venv/installed-test
 format: .venv/installed-test
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# build/docs/index.html; warnings are errors, a broken link or a page that no menu has among them.
+docs: .venv/installed-test
+	cd docs && ../$(BIN)/python -m docsite.assemble ../build/docs-source
+	$(BIN)/python -m sphinx -W --keep-going --quiet -c docs build/docs-source build/docs $(ARGS)
 
 # torch comes first and alone: resolved together with the rest, another package may pull its newest CUDA build.
 .venv/installed: setup.cfg pyproject.toml constraints.txt

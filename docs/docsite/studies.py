@@ -1,0 +1,97 @@
+"""A page for each study, made of its `STUDY` and of what was found: nobody writes a verdict by hand."""
+
+import importlib
+import json
+import pathlib
+from typing import Any
+
+from bayes_mbrl.study import FIRST_SEED, Study
+from bayes_mbrl.studying import find_study, study_names
+from docsite.links import toctree
+
+INDEX = """\
+# Studies
+
+Each claim of the lecture is an experiment: arms over seeds, one figure, and a verdict by bootstrap intervals over
+seeds. A claim is *supported* if every number that it says is positive has its 95 % interval above 0, *refuted* if one
+has its interval below 0, and *undecided* otherwise. Nobody writes a verdict by hand: these pages are made of what
+`bayes-mbrl study` wrote. `--quick` takes few seeds and little training, so its intervals are wide, honestly.
+
+```sh
+bayes-mbrl study --list
+bayes-mbrl study output-entropy --quick
+```
+
+"""
+
+
+def pages(docs: pathlib.Path) -> dict[str, str]:
+    """Path on the site → Markdown, for the index and every study; findings lie in docs/studies/<name>/."""
+    made, rows = {}, []
+    for name in study_names():
+        study, finding = find_study(name), _finding(docs / "studies" / name)
+        module = importlib.import_module(study.measure.split(":")[0])
+        made[f"studies/{name}.md"] = page(name, study, finding, (module.__doc__ or "").strip())
+        verdict = f"**{finding['verdict']}**{' (quick)' if finding['quick'] else ''}" if finding else "not run yet"
+        rows.append(f"| [{name}]({name}.md) | {_cell(study.claim)} | {verdict} |")
+    table = "\n".join(["| study | claim | verdict |", "|---|---|---|", *rows])
+    return {"studies/index.md": INDEX + table + "\n" + toctree(study_names()), **made}
+
+
+def page(name: str, study: Study, finding: dict[str, Any] | None, about: str) -> str:
+    """The page of one study; `finding` as in its finding.json, None if it has not been run."""
+    quick, full = study.minutes
+    few, many = study.num_seeds
+    return "\n\n".join(
+        [
+            f"# {name}",
+            f"> {study.claim}",
+            *(_found(name, study, finding) if finding else ["This study has not been run for this page yet."]),
+            "## How it is measured",
+            about,
+            "| arm | is |\n|---|---|\n"
+            + "\n".join(f"| {arm} | {_spelt(given)} |" for arm, given in study.arms.items()),
+            "## Run it",
+            f"```sh\nbayes-mbrl study {name} --quick\nbayes-mbrl study {name}\n```",
+            f"`--quick`: {few} seeds, about {quick:g} minutes of one processor. In full: {many} seeds, about {full:g} "
+            f"minutes. Seeds from {FIRST_SEED} on; a study that was stopped goes on where it was when it is run again.",
+        ]
+    )
+
+
+def _found(name: str, study: Study, finding: dict[str, Any]) -> list[str]:
+    """What came of it."""
+    which = "the quick version" if finding["quick"] else "the full version"
+    rows = []
+    for one in finding["contrasts"]:
+        interval = f"{one['estimate']:.3g} [{one['low']:.3g}, {one['high']:.3g}]"
+        rows.append(f"| {_cell(one['statement'])} | {interval} | {one['verdict']} |")
+    earlier = (
+        "```{warning}\nThis was found when the claim read: " + finding["claim"] + "\n```"
+        if finding["claim"] != study.claim
+        else ""
+    )
+    return [
+        f"**{finding['verdict'].capitalize()}**, by {finding['num_seeds']} seeds of {which}; intervals are of means "
+        "over seeds, 95 %.",
+        *filter(None, [earlier]),
+        f"![What was measured]({name}/figure.png)",
+        "\n".join(["| what the claim says is above 0 | mean and interval | verdict |", "|---|---|---|", *rows]),
+        *(f"Failed: {error}" for error in finding["errors"]),
+    ]
+
+
+def _finding(folder: pathlib.Path) -> dict[str, Any] | None:
+    if not (folder / "finding.json").is_file():
+        return None
+    found: dict[str, Any] = json.loads((folder / "finding.json").read_text(encoding="utf-8"))
+    return found
+
+
+def _cell(text: str) -> str:
+    """Text in a table, whose cells end at a bar."""
+    return text.replace("|", "\\|")
+
+
+def _spelt(given: Any) -> str:
+    return _cell(", ".join(f"{key}: `{value}`" for key, value in given.items()))
