@@ -20,16 +20,15 @@ from bayes_mbrl.algorithms.episode import run_episode
 from bayes_mbrl.algorithms.mpc import MPCAgent
 from bayes_mbrl.build import Builder
 from bayes_mbrl.config import resolve
-from bayes_mbrl.data import Transitions
 from bayes_mbrl.dynamics.known import KnownDynamics, Nothing
 from bayes_mbrl.environments.adapter import Environment
 from bayes_mbrl.environments.known_truth import three_lanes_noise_std, three_lanes_step
-from bayes_mbrl.environments.rewards import three_lanes_reward
 from bayes_mbrl.planners.base import search
 from bayes_mbrl.planners.objectives import Objective, expected_return
 from bayes_mbrl.seeding import generator_for, stream_seed
+from bayes_mbrl.studies.objectives import offline_data
 
-ENV, NORTHERN_DATA = "ThreeLanes-v0", -0.1
+ENV = "ThreeLanes-v0"
 SETTINGS = (
     "posterior=ensemble", "posterior.num_members=8", "posterior.resample=false", "posterior.num_steps=1500",
     "dynamics.hidden=[32,32]", "rollout.num_theta=8", "rollout.num_noise=10",
@@ -43,17 +42,6 @@ OBJECTIVES = {
     "lower-tail-mean": ("objective=lower-tail-mean", "objective.tail_mass=0.1"),
 }
 WAYS = ("north", "middle", "south")
-
-
-def offline_data(num: int, *, generator: torch.Generator) -> Transitions:
-    """`num` real transitions from uniform x in ±1, y in −0.1..1.2 and uniform actions."""
-    uniform = torch.rand(num, 4, generator=generator)
-    low, high = torch.tensor([-1.0, NORTHERN_DATA, -1.0, -1.0]), torch.tensor([1.0, 1.2, 1.0, 1.0])
-    state, action = torch.lerp(low, high, uniform).split(2, dim=1)
-    noise = torch.randn(num, 2, generator=generator)
-    following = torch.addcmul(three_lanes_step(state, action), three_lanes_noise_std(state), noise)
-    reward = three_lanes_reward(state, action, following)
-    return Transitions(state, action, reward, following, torch.zeros(num).bool(), torch.arange(num))
 
 
 def truth(agent: MPCAgent) -> MPCAgent:
