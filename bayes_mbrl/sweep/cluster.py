@@ -19,7 +19,7 @@ from bayes_mbrl.errors import UserError
 from bayes_mbrl.sweep.task import MAX_DEATHS, ONE_THREAD, Outcome, Task, do, find_result, in_one_line, keep
 
 _SECONDS_TO_CONNECT = 10
-_SECONDS_TO_ANSWER = 30
+_SECONDS_TO_ANSWER = 60
 _OBJECT_STORE_BYTES = 80 * 2**20
 """About the least that Ray takes; what goes through it are tasks and results, a few kB each."""
 
@@ -105,18 +105,19 @@ def _connected(ray: Any, address: str | None, num_workers: int) -> Iterator[None
 
 
 def _check_answers(address: str) -> None:
-    """Raise UserError when nothing answers there in time: Ray itself tries for minutes, or ends the process."""
+    """Raise UserError when no cluster answers there in time: Ray itself tries for many minutes, or ends the process."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdigit():
-        return  # "auto", or what Ray says is wrong
+    if host and port.isdigit():
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_SECONDS_TO_CONNECT).close()
+        except OSError as error:
+            raise UserError(f"no Ray cluster at {address}: {error.strerror or error}") from error
+    command = [sys.executable, "-P", "-c", "import ray, sys; ray.init(sys.argv[1])", address]
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_SECONDS_TO_CONNECT).close()
-    except OSError as error:
-        raise UserError(f"no Ray cluster at {address}: {error.strerror or error}") from error
-    if address.startswith("ray://"):
-        return  # its client stops trying by itself
-    command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
-    try:
-        subprocess.run(command, check=True, capture_output=True, timeout=_SECONDS_TO_ANSWER)
-    except (subprocess.TimeoutExpired, subprocess.CalledProcessError) as error:
-        raise UserError(f"no Ray cluster at {address}: something answers there that is not a healthy one") from error
+        subprocess.run(command, check=True, capture_output=True, encoding="utf-8", timeout=_SECONDS_TO_ANSWER)
+    except subprocess.TimeoutExpired as error:
+        raise UserError(f"no Ray cluster at {address}: it did not answer in {_SECONDS_TO_ANSWER} s") from error
+    except subprocess.CalledProcessError as error:
+        why = ["it ended the process that asked", *error.stderr.split("\n")]
+        hint = "if one is there, RAY_AUTH_MODE and the token have to be the same here and there"
+        raise UserError(f"no Ray cluster at {address}: {[line for line in why if line.strip()][-1]}; {hint}") from error
