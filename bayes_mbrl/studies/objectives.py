@@ -5,7 +5,7 @@ expected for 0, optimistic for c > 0. Three tasks:
 
 * half known: ThreeLanes-v0, from transitions of its north and middle; the south looks better the farther one goes, and
   there is a swamp (as in benchmarks/risk.py, with little data).
-* all known: the same lanes, as densely, from everywhere.
+* all known: the same lanes, with as many transitions a metre, from all across.
 * sparse reward: MountainCarContinuous-v0, neither reward nor termination told, and the random episode does not meet the
   goal (as in benchmarks/exploration.py). The objective, or a bonus for information, plans an episode; what the model
   makes of it is tried by a plan for the expected return.
@@ -13,7 +13,7 @@ expected for 0, optimistic for c > 0. Three tasks:
 
 import dataclasses
 import pathlib
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,8 +30,7 @@ from bayes_mbrl.seeding import generator_for
 from bayes_mbrl.study import Contrast, Results, Study, per_seed
 from bayes_mbrl.study_parts import episodes, learned
 
-TaskName = Literal["half known", "all known", "sparse reward"]
-TASKS: tuple[TaskName, ...] = ("half known", "all known", "sparse reward")
+TASKS = ("half known", "all known", "sparse reward")
 MULTIPLES = {"pessimistic": -3.0, "expected": 0.0, "optimistic": 3.0}
 INFORMED = "sparse reward, paid for information"
 LANES, SPARSE = "ThreeLanes-v0", "MountainCarContinuous-v0"
@@ -50,8 +49,6 @@ SPARSE_SETTINGS = (
     "posterior=ensemble", "posterior.resample=false", "posterior.num_steps=1000", "dynamics.hidden=[32,32]",
     "rollout.num_noise=2",
 )  # fmt: skip
-UNITS = {"half known": 1.0, "all known": 1.0, "sparse reward": 100.0}
-"""Of returns in the figure."""
 ENOUGH = 10.0
 """Of a reward of 100, to say that it was found."""
 NUM_EPISODES = {LANES: (4, 10), SPARSE: (1, 2)}
@@ -59,7 +56,7 @@ NUM_EPISODES = {LANES: (4, 10), SPARSE: (1, 2)}
 
 
 def measure(
-    folder: pathlib.Path, *, task: TaskName, multiple: float, exploration: str = "none", seed: int, quick: bool
+    folder: pathlib.Path, *, task: str, multiple: float, exploration: str = "none", seed: int, quick: bool
 ) -> dict[str, Any]:
     """The mean real return of episodes that are planned with a model learned from what the task gives."""
     torch.set_num_threads(1)
@@ -148,19 +145,18 @@ def figure(results: Results) -> Chart:
     """Real return against the multiple of the epistemic deviation, a line for each task; seeds are dots."""
     marks: list[Line | Points] = []
     for task, color in zip(TASKS, (BLUE, GREEN, VERMILLION), strict=True):
-        unit = UNITS[task]
+        unit, said = (100.0, "hundreds") if task == "sparse reward" else (1.0, "m")
         arms = {c: f"{task}, {name}" for name, c in MULTIPLES.items() if f"{task}, {name}" in results}
         returns = {c: np.array(per_seed(results, arm, "return")) / unit for c, arm in arms.items()}
         x = np.array(list(returns), dtype=float)
-        label = f"{task} (m)" if unit == 1 else f"{task} (hundreds)"
-        marks.append(Line(x, np.array([found.mean() for found in returns.values()]), label, color))
+        marks.append(Line(x, np.array([found.mean() for found in returns.values()]), f"{task} ({said})", color))
         marks += [Points(np.full(len(found), c), found, color=color, size=4) for c, found in returns.items()]
-    informed = np.array(per_seed(results, INFORMED, "return")) / UNITS["sparse reward"]
+    informed = np.array(per_seed(results, INFORMED, "return")) / 100
     marks.append(Points(np.zeros(len(informed)), informed, f"{INFORMED} (hundreds)", BLACK, size=9))
     return Chart(
         "Pessimistic, expected, optimistic: where each is right",
-        "multiple of the epistemic deviation that is added to the expected return",
-        "real return",
+        "multiple of the epistemic deviation (0: expected)",
+        "real return (m, or hundreds)",
         marks,
         note="Dots are seeds, lines their means.",
     )
