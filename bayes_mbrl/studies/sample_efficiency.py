@@ -7,19 +7,15 @@ told what the reward is, as in the lecture; soft actor-critic learns it from wha
 """
 
 import pathlib
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from bayes_mbrl.analysis.charts import BLUE, VERMILLION, Chart, Line, Rule
 from bayes_mbrl.config import resolve
-from bayes_mbrl.experiment import evaluate_run, run_experiment
-from bayes_mbrl.progress import Silent
-from bayes_mbrl.run_folder import new_run_folder
 from bayes_mbrl.study import Contrast, Results, Study, log_ratio, per_seed
+from bayes_mbrl.study_parts import learning_curve
 
 ENV = "ContinuousCartPole-v0"
 BEST, LEVEL = 200.0, 180.0
@@ -32,47 +28,15 @@ CLOSE_TO = 0.95
 
 def measure(folder: pathlib.Path, *, algorithm: str, every: int, seed: int, quick: bool) -> dict[str, Any]:
     """Mean returns of the policy as it was after so many real steps, about `every` so many and after the last one."""
-    torch.set_num_threads(1)
     overrides = [f"num_steps={MOST_STEPS[not quick]}"] if algorithm == "sac" else []
-    config = resolve(
-        [*overrides, "num_evaluation_episodes=0"], options={"env": ENV, "algorithm": algorithm, "seed": seed}
-    )
-    shutil.rmtree(folder / "run", ignore_errors=True)  # of a process that was killed
-    where = new_run_folder(folder / "run", config)
-    watching = Evaluating(where, every=every, num_episodes=3 if quick else 10)
-    run_experiment(config, where, observer=watching)
-    watching.evaluate()
-    shutil.rmtree(where)
+    config = resolve(overrides, options={"env": ENV, "algorithm": algorithm, "seed": seed})
+    steps, returns = learning_curve(folder, config, every=every, num_episodes=3 if quick else 10)
     return {
-        "steps": watching.steps,
-        "returns": watching.returns,
-        "steps_to_level": steps_to_level(watching.steps, watching.returns, MOST_STEPS[not quick]),
-        "last": watching.returns[-1],
+        "steps": steps,
+        "returns": returns,
+        "steps_to_level": steps_to_level(steps, returns, MOST_STEPS[not quick]),
+        "last": returns[-1],
     }
-
-
-class Evaluating(Silent):
-    """Evaluates the policy that stands in the run's folder after the first episode beyond each multiple of `every`."""
-
-    def __init__(self, folder: pathlib.Path, *, every: int, num_episodes: int) -> None:
-        self.steps: list[int] = []
-        self.returns: list[float] = []
-        self._folder, self._every, self._num_episodes = folder, every, num_episodes
-        self._num_steps = self._evaluated = 0
-
-    def episode(self, metrics: Mapping[str, object]) -> None:
-        """An episode is done, and the checkpoint of it is written."""
-        self._num_steps += int(str(metrics["num_steps"]))
-        if self._num_steps // self._every > self._evaluated // self._every:
-            self.evaluate()
-
-    def evaluate(self) -> None:
-        """The policy as it is, unless that was done."""
-        if self._evaluated < self._num_steps:
-            found = evaluate_run(self._folder, num_episodes=self._num_episodes, seed=None, observer=Silent())
-            self._evaluated = self._num_steps
-            self.steps.append(self._num_steps)
-            self.returns.append(float(np.mean(found)))
 
 
 def steps_to_level(steps: Sequence[int], returns: Sequence[float], otherwise: int) -> int:

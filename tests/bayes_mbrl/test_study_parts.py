@@ -1,15 +1,20 @@
 """What several studies are made of, against known answers."""
 
+import pathlib
+
 import pytest
 import torch
 
 from bayes_mbrl.build import Builder
-from bayes_mbrl.config import resolve
+from bayes_mbrl.config import Config, resolve
 from bayes_mbrl.data import Transitions
 from bayes_mbrl.dynamics.known import KnownDynamics, Nothing
 from bayes_mbrl.environments.adapter import Environment
 from bayes_mbrl.environments.known_truth import three_lanes_step
-from bayes_mbrl.study_parts import episodes, knowing, learned, mean_return, step_error, true_dynamics
+from bayes_mbrl.experiment import evaluate_run, run_experiment
+from bayes_mbrl.progress import Silent
+from bayes_mbrl.run_folder import new_run_folder
+from bayes_mbrl.study_parts import episodes, knowing, learned, learning_curve, mean_return, step_error, true_dynamics
 
 
 def rows() -> Transitions:
@@ -49,3 +54,22 @@ def test_who_knows_the_truth_plans_by_it_alone_and_episodes_are_the_same_each_ti
     assert torch.equal(played[0].state[0], informed[0].state[0]), "from the same start"
     assert not torch.equal(data.state[0], played[0].state[0])
     assert mean_return(informed[0]) > mean_return(data)
+
+
+def test_a_learning_curve_is_of_the_policy_of_the_time(tmp_path: pathlib.Path) -> None:
+    """As those of shorter runs; evaluating changes nothing in the run."""
+    overrides = ["algorithm.hidden=[8]", "algorithm.batch_size=8", "num_base_steps=10"]
+
+    def config(num_episodes: int) -> Config:
+        options = {"env": "LinearGaussian-v0", "algorithm": "sac", "num_episodes": num_episodes, "seed": 3}
+        return resolve(overrides, options=options)
+
+    (tmp_path / "run" / "checkpoint").mkdir(parents=True)  # as a killed process may leave it
+    steps, returns = learning_curve(tmp_path, config(3), every=100, num_episodes=2)
+    assert steps == [100, 150]
+    assert list(tmp_path.iterdir()) == []
+    for num_steps, value in zip(steps, returns, strict=True):
+        alone = new_run_folder(tmp_path / str(num_steps), config(num_steps // 50))
+        run_experiment(config(num_steps // 50), alone, observer=Silent())
+        assert value == sum(evaluate_run(alone, num_episodes=2, seed=None, observer=Silent())) / 2
+    assert returns[0] != returns[1]

@@ -1,4 +1,4 @@
-"""Study 8: the policy of the time is the one that is evaluated, and verdicts on results that are made up."""
+"""Study 8: when a level is reached, a run from its start to its end, and verdicts on results that are made up."""
 
 import pathlib
 from typing import Any
@@ -6,32 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bayes_mbrl.config import resolve
-from bayes_mbrl.experiment import evaluate_run, run_experiment
-from bayes_mbrl.progress import Silent
-from bayes_mbrl.run_folder import load_run, new_run_folder
 from bayes_mbrl.studies import sample_efficiency
-from bayes_mbrl.studies.sample_efficiency import PLANNER, SAC, STUDY, Evaluating, steps_to_level
-
-
-def tiny_sac(folder: pathlib.Path, num_episodes: int) -> pathlib.Path:
-    overrides = ["algorithm.hidden=[8]", "algorithm.batch_size=8", "num_base_steps=10", "num_evaluation_episodes=0"]
-    options = {"env": "LinearGaussian-v0", "algorithm": "sac", "num_episodes": num_episodes, "seed": 3}
-    return new_run_folder(folder, resolve(overrides, options=options))
-
-
-def test_what_is_evaluated_on_the_way_is_the_policy_of_the_time(tmp_path: pathlib.Path) -> None:
-    """As by a run of fewer episodes; evaluating changes nothing in the run."""
-    whole, alone = tiny_sac(tmp_path / "whole", 3), tiny_sac(tmp_path / "alone", 2)
-    watching = Evaluating(whole, every=100, num_episodes=2)
-    run_experiment(load_run(whole), whole, observer=watching)
-    watching.evaluate()
-    watching.evaluate()
-    assert watching.steps == [100, 150]
-    run_experiment(load_run(alone), alone, observer=Silent())
-    by_itself = [evaluate_run(folder, num_episodes=2, seed=None, observer=Silent()) for folder in (alone, whole)]
-    assert watching.returns == [np.mean(returns) for returns in by_itself]
-    assert watching.returns[0] != watching.returns[1]
+from bayes_mbrl.studies.sample_efficiency import PLANNER, SAC, STUDY, steps_to_level
 
 
 @pytest.mark.parametrize(
