@@ -62,9 +62,13 @@ def test_an_unknown_study() -> None:
         find_study("output-entropie")
 
 
-@pytest.mark.parametrize("name", study_names())
+STUDIES = {name: find_study(name) for name in study_names()}
+"""Loaded before any test, since importing rich, which some do, draws a random number."""
+
+
+@pytest.mark.parametrize("name", STUDIES)
 def test_every_study_says_what_it_does(name: str) -> None:
-    study = find_study(name)
+    study = STUDIES[name]
     assert len(study.arms) >= 1
     assert "“" in study.claim, "the lecture's words"
     assert study.claim.endswith(".")
