@@ -16,6 +16,7 @@ from toy_tasks import num_starts, toy_task
 from bayes_mbrl.errors import UserError
 from bayes_mbrl.sweep.engine import do_all
 from bayes_mbrl.sweep.task import MAX_DEATHS, Outcome, Task, do, find_result
+from bayes_mbrl.sweep.worker import as_line
 
 SUPPORT = str(pathlib.Path(toy_tasks.__file__).parent)
 
@@ -123,7 +124,7 @@ def test_a_task_that_writes_and_reads_as_it_likes(tmp_path: pathlib.Path) -> Non
 
 def test_one_that_kills_its_process_takes_no_neighbour_along(tmp_path: pathlib.Path) -> None:
     log = tmp_path / "log"
-    tasks = [toy_task("die_once", 1, log, times=100), toy_task("square", 2, log, seconds=4.0)]
+    tasks = [toy_task("die_once", 1, log, times=100), toy_task("square", 2, log, seconds=2.5)]
     outcomes = do_all(tasks, tmp_path, num_workers=2)
     assert outcomes[1].result == {"square": 4}
     assert num_starts(log) == {1: MAX_DEATHS, 2: 1}
@@ -162,7 +163,7 @@ def driver(tmp_path: pathlib.Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_stopped_driver_takes_its_workers_along_and_another_goes_on(how: int, tmp_path: pathlib.Path) -> None:
     with driver(tmp_path) as first:
         assert first.stdout is not None
@@ -183,6 +184,19 @@ def test_a_stopped_driver_takes_its_workers_along_and_another_goes_on(how: int, 
     assert sum(after.values()) <= 8 + 2, "at most what two workers were at is begun again"
 
 
+def test_a_worker_ends_with_its_orders_in_the_midst_of_a_task(tmp_path: pathlib.Path) -> None:
+    command = [sys.executable, "-m", "bayes_mbrl.sweep.worker", str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as worker:
+        assert worker.stdin is not None
+        worker.stdin.write(as_line(toy_task("square", 1, tmp_path / "log", seconds=60)))
+        worker.stdin.flush()
+        while not num_starts(tmp_path / "log"):
+            time.sleep(0.05)
+        worker.stdin.close()
+        assert worker.wait(timeout=10) == 1
+
+
+@pytest.mark.slow
 def test_two_drivers_at_once_do_everything_once(tmp_path: pathlib.Path) -> None:
     with driver(tmp_path) as first, driver(tmp_path) as second:
         for one in (first, second):
