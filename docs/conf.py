@@ -7,7 +7,7 @@ release = version = __version__
 copyright = "the authors of bayes_mbrl"  # noqa: A001, Sphinx's name
 extensions = ["myst_nb"]
 html_theme = "furo"
-html_title = f"bayes_mbrl {release}"
+html_title = project
 html_static_path = ["static"]
 html_css_files = ["site.css"]
 html_show_sphinx = False
@@ -17,6 +17,7 @@ myst_heading_anchors = 3
 myst_enable_extensions = ["colon_fence"]
 
 nb_execution_mode = "auto"
+nb_output_stderr = "warn"
 nb_execution_show_tb = True  # a notebook that fails is a warning, and warnings are errors
 nb_execution_timeout = 300
 

@@ -30,7 +30,11 @@ def assemble(folder: pathlib.Path) -> None:
             files[below] = links.rewrite(path.read_text(encoding="utf-8"), f"docs/{below}").encode()
         elif path.suffix in KINDS:
             files[below] = path.read_bytes()
-    files["ladder/README.md"] += toctree(_names(files, "ladder/", "README")).encode()
+    ladder = files["ladder/README.md"].decode()
+    rungs = sorted(
+        _names(files, "ladder/", "README"), key=lambda name: ladder.find(f"/{name}.md")
+    )  # as they stand there
+    files["ladder/README.md"] += toctree(rungs).encode()
     decisions = _names(files, "decisions/")
     files["decisions/index.md"] = f"# Decisions\n\n{DECISIONS}\n{toctree(decisions, shown=True)}".encode()
     for name, page in TEXTS.items():

@@ -102,15 +102,20 @@ def _module(name: str, tree: ast.Module, file: str) -> str:
 def _class(node: ast.ClassDef, types: "_Qualified") -> str:
     """A class with its documented fields, properties and methods."""
     body = [markdown(ast.get_docstring(node))]
-    bases = [ast.unparse(base) for base in node.bases]
-    if bases:
-        body.append("Bases: " + ", ".join(f"`{base}`" for base in bases))
+    if bases := [_linked(base, types) for base in node.bases if ast.unparse(base) != "ABC"]:
+        body.append("Bases: " + ", ".join(bases))
     for member, note in _with_notes(node.body):
         if isinstance(member, ast.FunctionDef) and _public(member.name) and ast.get_docstring(member):
             body.append(_method(member, types))
         elif note and (target := _target(member)):
             body.append(_directive("py:attribute", target, _value_options(member, types), markdown(note)))
     return _directive("py:class", _constructor(node, types), [], "\n\n".join(filter(None, body)), ticks=8)
+
+
+def _linked(base: ast.expr, types: "_Qualified") -> str:
+    """The name of a base class, which leads to its description if it is one of the project."""
+    name = types.spelt(base).partition("[")[0]
+    return f"{{py:class}}`~{name}`" if name.startswith(f"{TRUNK}.") else f"`{name}`"
 
 
 def _method(node: ast.FunctionDef, types: "_Qualified") -> str:

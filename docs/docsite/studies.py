@@ -15,7 +15,7 @@ INDEX = """\
 Each claim of the lecture is an experiment: arms over seeds, one figure, and a verdict by bootstrap intervals over
 seeds. A claim is *supported* if every number that it says is positive has its 95 % interval above 0, *refuted* if one
 has its interval below 0, and *undecided* otherwise. Nobody writes a verdict by hand: these pages are made of what
-`bayes-mbrl study` wrote. `--quick` takes few seeds and little training, so its intervals are wide, honestly.
+`bayes-mbrl study` wrote. `--quick` takes few seeds and little training, so its intervals are wide.
 
 ```sh
 bayes-mbrl study --list
@@ -49,12 +49,12 @@ def page(name: str, study: Study, finding: dict[str, Any] | None, about: str) ->
             *(_found(name, study, finding) if finding else ["This study has not been run for this page yet."]),
             "## How it is measured",
             about,
-            "| arm | is |\n|---|---|\n"
+            "| arm | setting |\n|---|---|\n"
             + "\n".join(f"| {arm} | {_spelt(given)} |" for arm, given in study.arms.items()),
             "## Run it",
             f"```sh\nbayes-mbrl study {name} --quick\nbayes-mbrl study {name}\n```",
-            f"`--quick`: {few} seeds, about {quick:g} minutes of one processor. In full: {many} seeds, about {full:g} "
-            f"minutes. Seeds from {FIRST_SEED} on; a study that was stopped goes on where it was when it is run again.",
+            f"`--quick`: {few} seeds, {_minutes(quick)} of one processor. In full: {many} seeds, {_minutes(full)}. "
+            f"Seeds from {FIRST_SEED} on; a study that was stopped goes on where it was when it is run again.",
         ]
     )
 
@@ -86,6 +86,10 @@ def _finding(folder: pathlib.Path) -> dict[str, Any] | None:
         return None
     found: dict[str, Any] = json.loads((folder / "finding.json").read_text(encoding="utf-8"))
     return found
+
+
+def _minutes(number: float) -> str:
+    return f"about {number:g} {'minute' if number == 1 else 'minutes'}"
 
 
 def _cell(text: str) -> str:

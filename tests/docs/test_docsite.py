@@ -156,7 +156,7 @@ def test_the_reference_says_all_that_is_public(tmp_path: pathlib.Path) -> None:
         " -> tuple[Kept, bayes_mbrl.inference.base.Theta]",
     ]
     assert ":type: float\n:value: 3.0\n\nIn nats." in page
-    assert "Kept `a < b`, and a &lt;b." in page
+    assert "Kept `a < b`, and a &lt;b.\n\nBases: {py:class}`~bayes_mbrl.inference.base.Posterior`" in page
     assert "What a &lt;module> is.\n\nRaises nothing." in page
     assert "Not shown" not in page
     assert (
