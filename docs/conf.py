@@ -12,6 +12,7 @@ html_static_path = ["static"]
 html_css_files = ["site.css"]
 html_show_sphinx = False
 html_copy_source = False
+html_show_search_summary = False  # fetched, which a browser refuses of files
 
 myst_heading_anchors = 3
 myst_enable_extensions = ["colon_fence"]
