@@ -173,5 +173,5 @@ STUDY = Study(
     },
     contrasts=contrasts,
     figure=figure,
-    minutes=(1.5, 14.0),
+    minutes=(1.5, 11.0),
 )
