@@ -33,7 +33,9 @@ class Contrast:
 
     @property
     def interval(self) -> Interval:
-        """Of its mean over seeds, 95 %."""
+        """Of its mean over seeds, 95 %; unbounded where one of them is no finite number."""
+        if not all(map(math.isfinite, self.values)):
+            return Interval(math.nan, -math.inf, math.inf, 0.95)
         return mean_interval(self.values)
 
     @property

@@ -3,13 +3,14 @@
 import dataclasses
 import importlib
 import json
+import math
 import pathlib
 import pkgutil
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from bayes_mbrl import studies
-from bayes_mbrl.analysis.charts import Section, Table
+from bayes_mbrl.analysis.charts import Chart, Section, Slides, Table
 from bayes_mbrl.analysis.report import Chapter, html_page
 from bayes_mbrl.analysis.static import save_chart
 from bayes_mbrl.config_problems import unknown_name
@@ -69,10 +70,16 @@ def run_study(
     if whole < 2:
         raise UserError("\n".join([*errors, f"{whole} seeds have all arms, and a claim is judged by 2 or more"]))
     contrasts = study.contrasts(results)
+    errors += [
+        f"{one.statement}: not a finite number for every seed, got {list(one.values)}"
+        for one in contrasts
+        if math.isnan(one.interval.estimate)
+    ]
     finding = Finding(study, contrasts, verdict_of(contrasts), whole, errors)
     chart = study.figure(results)
+    found = {"name": name, "quick": quick, **_as_json(finding), "note": _note(chart)}
     with writing(root):
-        write_text(root / "finding.json", json.dumps({"name": name, "quick": quick, **_as_json(finding)}, indent=1))
+        write_text(root / "finding.json", json.dumps(found, indent=1))
         save_chart(chart, root / "figure.png")
         section = Section(
             name, [f"The claim: {study.claim}", sentence(finding)], [chart], [table(finding)], missing=errors
@@ -92,14 +99,24 @@ def table(finding: Finding) -> Table:
     return Table(["what the claim says is above 0", "mean and interval", "verdict"], rows)
 
 
+def _note(figure: Chart | Slides) -> str:
+    """How to read it; the picture does not say."""
+    return (figure.charts[-1] if isinstance(figure, Slides) else figure).note
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no others."""
+    return value if math.isfinite(value) else None
+
+
 def _as_json(finding: Finding) -> dict[str, Any]:
     return {
         "claim": finding.study.claim,
         "verdict": finding.verdict,
         "num_seeds": finding.num_seeds,
         "contrasts": [
-            {"statement": one.statement, "values": list(one.values), "verdict": one.verdict}
-            | {key: getattr(one.interval, key) for key in ("estimate", "low", "high")}
+            {"statement": one.statement, "values": [*map(_finite, one.values)], "verdict": one.verdict}
+            | {key: _finite(getattr(one.interval, key)) for key in ("estimate", "low", "high")}
             for one in finding.contrasts
         ],
         "errors": list(finding.errors),

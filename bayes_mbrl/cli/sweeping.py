@@ -15,7 +15,10 @@ from bayes_mbrl.errors import UserError
 EngineName = Annotated[str, typer.Option(help="Where the runs are done: local, processes of this machine, or ray.")]
 Address = Annotated[str | None, typer.Option(help="Of a Ray cluster, or auto.  [default: one started on this machine]")]
 Workers = Annotated[
-    int | None, typer.Option(min=1, help="Local processes at a time.  [default: as many as processors]")
+    int | None,
+    typer.Option(
+        min=1, help="Local processes, or processors of a Ray cluster started here.  [default: as many as there are]"
+    ),
 ]
 Several = Annotated[list[str] | None, typer.Option(metavar="NAME[,NAME...]", help="One or several; may be repeated.")]
 
@@ -155,7 +158,7 @@ def _num_processors() -> int:
 
 
 def _end(num_failed: int) -> None:
-    """Exit code 1 where something failed: it is told above, and done again by the same command."""
+    """Exit code 1 where something failed: it is told above."""
     if num_failed:
-        typer.echo(f"{num_failed} failed, see above; the same command tries them again", err=True)
+        typer.echo(f"{num_failed} failed, see above; the same command tries again what raised an error", err=True)
         raise typer.Exit(1)

@@ -8,6 +8,7 @@ from typing import Any
 from bayes_mbrl.study import FIRST_SEED, Study
 from bayes_mbrl.studying import find_study, study_names
 from docsite.links import toctree
+from docsite.reference import markdown
 
 INDEX = """\
 # Studies
@@ -31,7 +32,7 @@ def pages(docs: pathlib.Path) -> dict[str, str]:
     for name in study_names():
         study, finding = find_study(name), _finding(docs / "studies" / name)
         module = importlib.import_module(study.measure.split(":")[0])
-        made[f"studies/{name}.md"] = page(name, study, finding, (module.__doc__ or "").strip())
+        made[f"studies/{name}.md"] = page(name, study, finding, module.__doc__ or "")
         verdict = f"**{finding['verdict']}**{' (quick)' if finding['quick'] else ''}" if finding else "not run yet"
         rows.append(f"| [{name}]({name}.md) | {_cell(study.claim)} | {verdict} |")
     table = "\n".join(["| study | claim | verdict |", "|---|---|---|", *rows])
@@ -45,10 +46,10 @@ def page(name: str, study: Study, finding: dict[str, Any] | None, about: str) ->
     return "\n\n".join(
         [
             f"# {name}",
-            f"> {study.claim}",
+            f"> {markdown(study.claim)}",
             *(_found(name, study, finding) if finding else ["This study has not been run for this page yet."]),
             "## How it is measured",
-            about,
+            markdown(about),
             "| arm | setting |\n|---|---|\n"
             + "\n".join(f"| {arm} | {_spelt(given)} |" for arm, given in study.arms.items()),
             "## Run it",
@@ -76,6 +77,7 @@ def _found(name: str, study: Study, finding: dict[str, Any]) -> list[str]:
         "over seeds, 95 %.",
         *filter(None, [earlier]),
         f"![What was measured]({name}/figure.png)",
+        *filter(None, [finding["note"]]),
         "\n".join(["| what the claim says is above 0 | mean and interval | verdict |", "|---|---|---|", *rows]),
         *(f"Failed: {error}" for error in finding["errors"]),
     ]
@@ -94,7 +96,7 @@ def _minutes(number: float) -> str:
 
 def _cell(text: str) -> str:
     """Text in a table, whose cells end at a bar."""
-    return text.replace("|", "\\|")
+    return markdown(text).replace("|", "\\|")
 
 
 def _spelt(given: Any) -> str:

@@ -1,6 +1,8 @@
 """A study from the first task to the page; and what holds for every study there is."""
 
+import dataclasses
 import json
+import math
 import pathlib
 import types
 
@@ -11,6 +13,7 @@ import toy_tasks
 from bayes_mbrl import studying
 from bayes_mbrl.errors import UserError
 from bayes_mbrl.registry import load_attribute
+from bayes_mbrl.study import Contrast
 from bayes_mbrl.studying import find_study, run_study, study_names
 from bayes_mbrl.sweep import engine
 
@@ -30,6 +33,7 @@ def test_a_study_is_judged_by_its_numbers_and_leaves_them(tmp_path: pathlib.Path
     found = json.loads((tmp_path / "finding.json").read_text())
     assert found["verdict"] == "supported"
     assert found["contrasts"][0]["values"] == [10.0, 11.0, 12.0]
+    assert found["note"] == "It is large."
     assert (tmp_path / "figure.png").stat().st_size > 10_000
     page = (tmp_path / "study.html").read_text()
     for text in ("A toy is large.", "supported, by 3 seeds", "large minus small"):
@@ -49,6 +53,20 @@ def test_a_failing_arm_is_told_and_its_seed_left_out(tmp_path: pathlib.Path, mon
     monkeypatch.setattr(toy_studies, "FAILING", set())
     assert run_study("toy", tmp_path, quick=True).num_seeds == 3
     assert toy_studies.num_measured(tmp_path) == 6
+
+
+@pytest.mark.usefixtures("toy")
+def test_what_is_no_number_leaves_a_claim_undecided(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = [Contrast("sound", [1.0, 1.1, 1.2]), Contrast("broken", [1.0, math.nan, math.inf])]
+    monkeypatch.setattr(
+        studying, "find_study", lambda name: dataclasses.replace(toy_studies.STUDY, contrasts=lambda _: broken)
+    )
+    finding = run_study("toy", tmp_path, quick=True)
+    assert (finding.verdict, finding.num_seeds) == ("undecided", 3)
+    assert finding.errors == ["broken: not a finite number for every seed, got [1.0, nan, inf]"]
+    found = json.loads((tmp_path / "finding.json").read_text(), parse_constant=pytest.fail)
+    assert found["contrasts"][1]["values"] == [1.0, None, None]
+    assert found["contrasts"][1]["low"] is None
 
 
 @pytest.mark.usefixtures("toy")

@@ -29,6 +29,7 @@ FINDING: dict[str, Any] = {
     "num_seeds": 3,
     "contrasts": [{"statement": "a | b", "estimate": -0.51234, "low": -1.0, "high": -0.25, "verdict": "refuted"}],
     "errors": ["output-entropy, point, seed 1001: it diverged"],
+    "note": "Lower is better.",
 }
 
 
@@ -53,10 +54,11 @@ def test_links_lead_on(link: str, led: str) -> None:
 
 
 def test_a_study_that_was_run_shows_its_verdict_and_figure() -> None:
-    page = studies.page("output-entropy", STUDY, FINDING, "How.")
+    page = studies.page("output-entropy", STUDY, FINDING, "\nHow <far>.\n")
+    assert "How &lt;far>." in page
     assert f"> {STUDY.claim}" in page
     assert "**Refuted**, by 3 seeds of the quick version" in page
-    assert "![What was measured](output-entropy/figure.png)" in page
+    assert "![What was measured](output-entropy/figure.png)\n\nLower is better.\n" in page
     assert "| a \\| b | -0.512 [-1, -0.25] | refuted |" in page
     assert "Failed: output-entropy, point, seed 1001: it diverged" in page
     assert "{warning}" not in page

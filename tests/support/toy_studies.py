@@ -36,6 +36,6 @@ STUDY = Study(
     measure="toy_studies:measure",
     arms={"large": {"size": 10.0, "arm": "large"}, "small": {"size": 0.0, "arm": "small"}},
     contrasts=_contrasts,
-    figure=lambda results: Chart("A toy", "x", "y", [Line(np.arange(2.0), np.arange(2.0), "toy")]),
+    figure=lambda results: Chart("A toy", "x", "y", [Line(np.arange(2.0), np.arange(2.0), "toy")], "It is large."),
     minutes=(0.1, 0.2),
 )

@@ -53,7 +53,7 @@ def test_a_failing_arm_is_told_and_the_exit_code_says_so(monkeypatch: pytest.Mon
     done = bayes_mbrl("study", "toy", "--quick", "--out", "here")
     assert done.exit_code == 1
     assert "toy, large, seed 1001: failed: RuntimeError: no luck" in done.stderr
-    assert "1 failed, see above; the same command tries them again" in done.stderr
+    assert "1 failed, see above; the same command tries again what raised an error" in done.stderr
     assert "toy: undecided, by 2 seeds" in done.stdout
 
 
