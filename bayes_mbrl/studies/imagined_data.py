@@ -111,6 +111,6 @@ STUDY = Study(
     },
     contrasts=contrasts,
     figure=figure,
-    minutes=(3.0, 25.0),
+    minutes=(3.3, 28.0),
     num_seeds=(3, 10),
 )
