@@ -186,6 +186,6 @@ STUDY = Study(
     arms=_arms(),
     contrasts=contrasts,
     figure=figure,
-    minutes=(3.0, 30.0),
+    minutes=(3.3, 30.0),
     num_seeds=(3, 20),
 )
