@@ -155,6 +155,6 @@ STUDY = Study(
     arms={arm_name(env, model): {"env": env, "model": model} for env in SETTINGS for model in MODELS},
     contrasts=contrasts,
     figure=figure,
-    minutes=(2.0, 17.0),
+    minutes=(2.1, 17.0),
     num_seeds=(6, 20),
 )

@@ -191,7 +191,7 @@ def figure(results: Results) -> Chart:
         lines.append(Line(places, mean, label, color, dashed=way == "true"))
     return Chart(
         "What planning again makes up for",
-        "executed: the first action (0), half the horizon (1), all of it (2)",
+        "executed: first action (0), half the horizon (1), all (2)",
         "score (0 random actions, 1 truth known)",
         [*bands, *lines],
         note=f"Means over {', '.join(results)} and over seeds, ± 1 standard error.",
@@ -213,6 +213,6 @@ STUDY = Study(
     arms={env: {"env": env} for env in TASKS},
     contrasts=contrasts,
     figure=figure,
-    minutes=(2.8, 27.0),
+    minutes=(3.0, 27.0),
     num_seeds=(3, 12),
 )
