@@ -35,13 +35,14 @@ class Interval:
 
 
 def mean_interval(values: ArrayLike, *, confidence: float = 0.95, seed: int = 0) -> Interval:
-    """Of the mean of values [n], one for each seed; unbounded for a single one.
+    """Of the mean of values [n], one for each seed; unbounded for a single one, and where all are equal.
 
+    Equal values, such as "found in no run of three", say nothing of how far another one may lie.
     Raises ValueError for NaN, no value, or a confidence outside of (0, 1).
     """
     sample = _checked(values, confidence)
     mean, n = float(sample.mean()), len(sample)
-    if n == 1:
+    if np.ptp(sample) == 0:
         return Interval(mean, -math.inf, math.inf, confidence)
     half = float(stats.t.ppf(0.5 + confidence / 2, n - 1)) * float(sample.std(ddof=1)) / math.sqrt(n)
     tail = float(stats.norm.cdf(math.sqrt(n / (n - 1)) * stats.t.ppf(0.5 - confidence / 2, n - 1)))

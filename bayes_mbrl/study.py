@@ -33,14 +33,18 @@ class Contrast:
 
     @property
     def interval(self) -> Interval:
-        """Of its mean over seeds, 95 %; unbounded where one of them is no finite number."""
+        """Of its mean over seeds, 95 %."""
+        return self.interval_at(0.95)
+
+    def interval_at(self, confidence: float) -> Interval:
+        """Of its mean over seeds; unbounded where one of them is no finite number, or all are equal."""
         if not all(map(math.isfinite, self.values)):
-            return Interval(math.nan, -math.inf, math.inf, 0.95)
-        return mean_interval(self.values)
+            return Interval(math.nan, -math.inf, math.inf, confidence)
+        return mean_interval(self.values, confidence=confidence)
 
     @property
     def verdict(self) -> Verdict:
-        """Whether the interval lies on one side of 0."""
+        """On which side of 0 the interval of 95 % lies."""
         interval = self.interval
         if interval.low > 0:
             return "supported"
@@ -86,13 +90,16 @@ class Study:
 
 
 def verdict_of(contrasts: Sequence[Contrast]) -> Verdict:
-    """Of a claim that says all of them. Raises ValueError when there is none."""
+    """Of a claim that says all k of them. Raises ValueError when there is none.
+
+    Supported if all are. Refuted if the interval of one lies below 0 at the level 1 − 0.05 / k (Bonferroni): one of
+    many numbers falls there by chance more often than one alone does.
+    """
     if not contrasts:
         raise ValueError("need at least one contrast to judge a claim by, got none")
-    verdicts = {contrast.verdict for contrast in contrasts}
-    if "refuted" in verdicts:
+    if any(contrast.interval_at(1 - 0.05 / len(contrasts)).high < 0 for contrast in contrasts):
         return "refuted"
-    return "supported" if verdicts == {"supported"} else "undecided"
+    return "supported" if {contrast.verdict for contrast in contrasts} == {"supported"} else "undecided"
 
 
 def per_seed(results: Results, arm: str, key: str) -> list[float]:

@@ -1,7 +1,9 @@
 """`bayes-mbrl study`: does the tasks of a study, judges its claim, and leaves figure, numbers and a page."""
 
 import dataclasses
+import hashlib
 import importlib
+import inspect
 import json
 import math
 import pathlib
@@ -16,7 +18,8 @@ from bayes_mbrl.analysis.static import save_chart
 from bayes_mbrl.config_problems import unknown_name
 from bayes_mbrl.errors import UserError
 from bayes_mbrl.files import write_text, writing
-from bayes_mbrl.study import Contrast, Study, Verdict, verdict_of
+from bayes_mbrl.registry import load_attribute
+from bayes_mbrl.study import Contrast, Results, Study, Verdict, verdict_of
 from bayes_mbrl.sweep.engine import do_all
 from bayes_mbrl.sweep.task import Outcome
 
@@ -55,42 +58,86 @@ def run_study(
     quick: bool,
     num_seeds: int | None = None,
     told: Callable[[Outcome], None] = lambda _: None,
+    warn: Callable[[str], None] = lambda _: None,
     **engine: Any,
 ) -> Finding:
     """Do what is not yet done of the study in the folder `root`, judge the claim, and write what was found there.
 
-    `engine` as of `do_all`. Raises UserError when there is no such study, when fewer than two seeds have all arms, and
-    as `do_all`.
+    `engine` as of `do_all`. What failed, or could not be compared, is among the finding's errors, and then no claim is
+    supported. Raises UserError when there is no such study, for fewer than two seeds, when the folder holds another
+    study, and as `do_all`.
     """
     study = find_study(name)
-    outcomes = do_all(study.tasks(name, quick=quick, num_seeds=num_seeds), root, told=told, **engine)
+    if num_seeds is not None and num_seeds < 2:
+        raise UserError(f"a claim is judged by 2 seeds or more, got {num_seeds}")
+    _check_folder(name, study, root, warn)
+    tasks = study.tasks(name, quick=quick, num_seeds=num_seeds)
+    outcomes = do_all(tasks, root, told=told, warn=warn, **engine)
     errors = [f"{outcome.task.name}: {outcome.error}" for outcome in outcomes if outcome.result is None]
     results = study.results(outcomes)
-    whole = len(next(iter(results.values())))
-    if whole < 2:
-        raise UserError("\n".join([*errors, f"{whole} seeds have all arms, and a claim is judged by 2 or more"]))
-    contrasts = study.contrasts(results)
+    contrasts, charts = list[Contrast](), list[Chart | Slides]()
+    try:
+        contrasts = _compared(study, results)
+        charts = [study.figure(results)]
+    except (ArithmeticError, LookupError, ValueError) as error:  # of numbers that nobody has foreseen
+        errors.append(f"what was measured could not be compared: {error if str(error) else type(error).__name__}")
     errors += [
         f"{one.statement}: not a finite number for every seed, got {list(one.values)}"
         for one in contrasts
         if math.isnan(one.interval.estimate)
     ]
-    finding = Finding(study, contrasts, verdict_of(contrasts), whole, errors)
-    chart = study.figure(results)
-    found = {"name": name, "quick": quick, **_as_json(finding), "note": _note(chart)}
+    verdict = verdict_of(contrasts) if contrasts else "undecided"
+    if errors and verdict == "supported":  # who knows what the failed ones would have said
+        verdict = "undecided"
+    finding = Finding(study, contrasts, verdict, len(next(iter(results.values()))), errors)
+    _write(name, quick, finding, charts, root)
+    return finding
+
+
+def _compared(study: Study, results: Results) -> list[Contrast]:
+    whole = len(next(iter(results.values())))
+    if whole < 2:
+        raise ValueError(f"{whole} seeds have all arms, and a claim is judged by 2 or more")
+    return list(study.contrasts(results))
+
+
+def _check_folder(name: str, study: Study, root: pathlib.Path, warn: Callable[[str], None]) -> None:
+    """Refuse the folder of another study; warn where the study's file is not the one that results were measured by."""
+    if (root / "finding.json").is_file():
+        other = json.loads((root / "finding.json").read_text(encoding="utf-8")).get("name")
+        if other != name:
+            raise UserError(f"{root} holds the study {other}: take another folder by --out")
+    file = inspect.getsourcefile(load_attribute(study.measure))
+    assert file is not None
+    now = hashlib.sha256(pathlib.Path(file).read_bytes()).hexdigest()[:12]
+    record = root / "measured_by.txt"
+    with writing(root):
+        root.mkdir(parents=True, exist_ok=True)
+        before = record.read_text(encoding="utf-8").split() if record.is_file() else []
+        write_text(record, "\n".join(dict.fromkeys([*before, now])) + "\n")
+    if set(before) - {now}:
+        warn(
+            f"the study's file was changed after some of the results in {root} were measured, which are kept; "
+            "to measure all of them anew, take another folder by --out"
+        )
+
+
+def _write(name: str, quick: bool, finding: Finding, charts: Sequence[Chart | Slides], root: pathlib.Path) -> None:
+    found = {"name": name, "quick": quick, **_as_json(finding), "note": " ".join(map(_note, charts))}
+    text = [f"The claim: {finding.study.claim}", sentence(finding)]
+    section = Section(name, text, charts, [table(finding)], missing=finding.errors)
     with writing(root):
         write_text(root / "finding.json", json.dumps(found, indent=1))
-        save_chart(chart, root / "figure.png")
-        section = Section(
-            name, [f"The claim: {study.claim}", sentence(finding)], [chart], [table(finding)], missing=errors
-        )
         write_text(root / "study.html", html_page(f"Study: {name}", [Chapter(name, [("", section)])]))
-    return finding
+        (root / "figure.png").unlink(missing_ok=True)
+        for chart in charts:
+            save_chart(chart, root / "figure.png")
 
 
 def sentence(finding: Finding) -> str:
     """The verdict, and what it rests on."""
-    return f"{finding.verdict}, by {finding.num_seeds} seeds; intervals are of means over seeds, 95 %."
+    failed = " Not all could be measured or compared: see below." if finding.errors else ""
+    return f"{finding.verdict}, by {finding.num_seeds} seeds; intervals are of means over seeds, 95 %.{failed}"
 
 
 def table(finding: Finding) -> Table:

@@ -1,4 +1,4 @@
-"""Findings that the pages show follow from the numbers that they hold, and are of the studies as they are."""
+"""Findings that the pages show follow from the numbers that they hold, and judge the claims as they now are."""
 
 import json
 import pathlib

@@ -73,8 +73,11 @@ def study(
         numbers = table(finding)
         show_table("", numbers.columns, numbers.rows)
         typer.echo(f"{name}: {sentence(finding)}")
+        for error in finding.errors:
+            typer.echo(error, err=True)
         for file in ("figure.png", "study.html", "finding.json"):
-            typer.echo(folder / file)
+            if (folder / file).exists():
+                typer.echo(folder / file)
         _end(len(finding.errors))
 
 
@@ -110,6 +113,8 @@ def compare(
         if not choices:
             options = ", ".join(f"--{key}" for key in comparing.CHOICES)
             raise UserError(f"what is to be compared? Give values of {options}")
+        if own := [override for override in overrides or [] if override.startswith("seed=")]:
+            raise UserError(f"every arm has the seeds 0, 1, ...: say how many by --seeds in place of {own[0]}")
         folder = out or pathlib.Path("runs", f"compare-{_short_key([choices, overrides or []])}")
         session.again = command_line()
         arms = comparing.arms_of(choices)

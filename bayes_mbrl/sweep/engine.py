@@ -36,6 +36,8 @@ def do_all(
     check_distinct(tasks)
     if engine not in get_args(Engine):
         raise UserError(f"engine is one of {', '.join(get_args(Engine))}, got {engine}")
+    if address is not None and engine != "ray":
+        raise UserError(f"an address is of a Ray cluster: got {address} with the engine {engine}, not ray")
     if num_workers < 1:
         raise UserError(f"need at least 1 worker, got {num_workers}")
     with writing(root):

@@ -2,7 +2,9 @@
 
 import importlib
 import json
+import math
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 from bayes_mbrl.study import FIRST_SEED, Study
@@ -14,9 +16,13 @@ INDEX = """\
 # Studies
 
 Each claim of the lecture is an experiment: arms over seeds, one figure, and a verdict by bootstrap intervals over
-seeds. A claim is *supported* if every number that it says is positive has its 95 % interval above 0, *refuted* if one
-has its interval below 0, and *undecided* otherwise. Nobody writes a verdict by hand: these pages are made of what
-`bayes-mbrl study` wrote. `--quick` takes few seeds and little training, so its intervals are wide.
+seeds. A claim is *supported* if every one of the k numbers that it says are positive has its 95 % interval above 0,
+*refuted* if the interval of one lies below 0 at the level 1 − 0.05 / k, since one of many falls there by chance more
+often than one alone, and *undecided* otherwise. So a number may be called refuted where the claim is undecided. An
+interval of equal numbers is unbounded, and no claim is supported of which a run failed. The quick version and the
+full one begin with the same seeds; more seeds until a verdict pleases would make any verdict worthless, so decide on
+their number beforehand. Nobody writes a verdict by hand: these pages are made of what `bayes-mbrl study` wrote.
+`--quick` takes few seeds and little training, so its intervals are wide.
 
 ```sh
 bayes-mbrl study --list
@@ -65,7 +71,7 @@ def _found(name: str, study: Study, finding: dict[str, Any]) -> list[str]:
     which = "the quick version" if finding["quick"] else "the full version"
     rows = []
     for one in finding["contrasts"]:
-        interval = f"{one['estimate']:.3g} [{one['low']:.3g}, {one['high']:.3g}]"
+        interval = f"{_interval(one)}"
         rows.append(f"| {_cell(one['statement'])} | {interval} | {one['verdict']} |")
     earlier = (
         "```{warning}\nThis was found when the claim read: " + finding["claim"] + "\n```"
@@ -92,6 +98,12 @@ def _finding(folder: pathlib.Path) -> dict[str, Any] | None:
 
 def _minutes(number: float) -> str:
     return f"about {number:g} {'minute' if number == 1 else 'minutes'}"
+
+
+def _interval(one: Mapping[str, float | None]) -> str:
+    """Of one contrast; JSON has null for what is not finite."""
+    middle, low, high = (math.nan if one[key] is None else float(one[key] or 0) for key in ("estimate", "low", "high"))
+    return f"{middle:.3g} [{'-∞' if math.isnan(low) else f'{low:.3g}'}, {'∞' if math.isnan(high) else f'{high:.3g}'}]"
 
 
 def _cell(text: str) -> str:

@@ -30,6 +30,19 @@ def test_a_claim_is_as_good_as_its_weakest_part(means: list[float], verdict: str
     assert verdict_of([contrast(mean) for mean in means]) == verdict
 
 
+def test_one_of_many_numbers_refutes_a_claim_only_where_chance_would_not() -> None:
+    doubtful = Contrast("x", [-1.0, -2.0, -0.4, -1.6])
+    assert doubtful.verdict == "refuted"
+    assert doubtful.interval_at(1 - 0.05 / 8).high > 0
+    assert verdict_of([doubtful]) == "refuted"
+    assert verdict_of([doubtful, *[contrast(1.0)] * 7]) == "undecided"
+
+
+def test_numbers_without_spread_decide_nothing() -> None:
+    """Found in no run of three: the share of runs that find it may yet be large."""
+    assert Contrast("x", [-10.0, -10.0, -10.0]).verdict == "undecided"
+
+
 def test_a_claim_without_numbers_is_not_judged() -> None:
     with pytest.raises(ValueError, match="at least one contrast"):
         verdict_of([])

@@ -13,7 +13,7 @@ import toy_tasks
 from bayes_mbrl import studying
 from bayes_mbrl.errors import UserError
 from bayes_mbrl.registry import load_attribute
-from bayes_mbrl.study import Contrast
+from bayes_mbrl.study import Contrast, log_ratio, per_seed
 from bayes_mbrl.studying import find_study, run_study, study_names
 from bayes_mbrl.sweep import engine
 
@@ -70,8 +70,63 @@ def test_what_is_no_number_leaves_a_claim_undecided(tmp_path: pathlib.Path, monk
 
 
 @pytest.mark.usefixtures("toy")
+def test_no_claim_is_supported_of_which_a_run_failed(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(toy_studies, "FAILING", {("large", 1001)})
+    finding = run_study("toy", tmp_path, quick=True, num_seeds=9)
+    assert finding.contrasts[0].verdict == "supported"
+    assert finding.verdict == "undecided"
+
+
+@pytest.mark.usefixtures("toy")
+def test_an_arm_that_always_fails_leaves_a_finding_that_says_so(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_study("toy", tmp_path, quick=True)
+    monkeypatch.setattr(toy_studies, "FAILING", {("large", seed) for seed in range(1000, 1020)})
+    for task in (tmp_path / "tasks").glob("toy-large-*"):
+        (task / "result.json").unlink()
+    finding = run_study("toy", tmp_path, quick=True)
+    assert (finding.verdict, finding.num_seeds, list(finding.contrasts)) == ("undecided", 0, [])
+    assert len(finding.errors) == 4
+    assert "0 seeds have all arms, and a claim is judged by 2 or more" in finding.errors[-1]
+    assert json.loads((tmp_path / "finding.json").read_text())["verdict"] == "undecided"
+    assert "no luck" in (tmp_path / "study.html").read_text()
+    assert not (tmp_path / "figure.png").exists(), "that of an earlier finding"
+
+
+@pytest.mark.usefixtures("toy")
+def test_numbers_that_cannot_be_compared_are_kept(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ratios = dataclasses.replace(
+        toy_studies.STUDY,
+        contrasts=lambda results: [
+            Contrast("ratio", log_ratio(per_seed(results, "large", "y"), per_seed(results, "small", "y")))
+        ],
+    )
+    monkeypatch.setattr(studying, "find_study", lambda name: ratios)
+    finding = run_study("toy", tmp_path, quick=True)
+    assert finding.errors == ["what was measured could not be compared: float division by zero"]
+    assert (tmp_path / "finding.json").exists()
+
+
+@pytest.mark.usefixtures("toy")
+def test_a_folder_is_of_one_study_and_says_when_its_file_was_changed(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warnings: list[str] = []
+    run_study("toy", tmp_path, quick=True, warn=warnings.append)
+    run_study("toy", tmp_path, quick=True, warn=warnings.append)
+    assert warnings == []
+    (tmp_path / "measured_by.txt").write_text("0123456789ab\n")
+    run_study("toy", tmp_path, quick=True, num_seeds=4, warn=warnings.append)
+    assert len(warnings) == 1
+    assert "file was changed after some of the results" in warnings[0]
+    with pytest.raises(UserError, match="holds the study toy: take another folder by --out"):
+        run_study("other", tmp_path, quick=True)
+
+
+@pytest.mark.usefixtures("toy")
 def test_one_seed_is_no_study(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(UserError, match="1 seeds have all arms, and a claim is judged by 2 or more"):
+    with pytest.raises(UserError, match="judged by 2 seeds or more, got 1"):
         run_study("toy", tmp_path, quick=True, num_seeds=1)
 
 

@@ -63,6 +63,11 @@ def test_a_failing_arm_is_told_and_the_exit_code_says_so(monkeypatch: pytest.Mon
         (["study"], "which study? One of "),
         (["study", "toy", "--seeds", "1"], "greater than or equal to 2"),
         (["study", "toy", "--engine", "dask"], "engine is one of local, ray, got dask"),
+        (
+            ["study", "toy", "--address", "auto"],
+            "an address is of a Ray cluster: got auto with the engine local, not ray",
+        ),
+        (["compare", "--posterior", "point", "seed=3"], "say how many by --seeds in place of seed=3"),
         (["compare"], "what is to be compared? Give values of --env, --algorithm"),
         (["compare", "--posterior", "point,,nuts"], "--posterior takes names separated by commas, got 'point,,nuts'"),
         (["compare", "--posterior", "pint", "--seeds", "1"], "did you mean point?"),
@@ -124,7 +129,7 @@ def test_a_comparison_of_real_runs_with_an_arm_that_cannot_be() -> None:
 def test_a_comparison_has_a_folder_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same one when it is started again, even with more seeds."""
     names = []
-    for arguments in (["point"], ["point", "--seeds", "7"], ["point", "seed=3"]):
+    for arguments in (["point"], ["point", "--seeds", "7"], ["point", "num_episodes=3"]):
         done = bayes_mbrl("compare", "--posterior", *arguments, "--engine", "none")
         names.append(done.stdout.split(" → ")[1].strip())
     assert names[0] == names[1] != names[2]
