@@ -92,7 +92,7 @@ def results(**changes: float) -> dict[str, dict[int, dict[str, float]]]:
 )
 def test_each_part_of_the_claim_can_fail(changes: dict[str, float], refuted: list[str]) -> None:
     contrasts = STUDY.contrasts(results(**changes))
-    assert len(contrasts) == 4 * len(distribution_shift.SETTINGS)
+    assert len(contrasts) == 5 * len(distribution_shift.SETTINGS)
     wrong = [one.statement for one in contrasts if one.verdict == "refuted"]
     assert len(wrong) == len(refuted) * len(distribution_shift.SETTINGS)
     assert all(part in statement for part, statement in zip(refuted * len(wrong), wrong, strict=False))
@@ -100,12 +100,24 @@ def test_each_part_of_the_claim_can_fail(changes: dict[str, float], refuted: lis
         assert verdict_of(contrasts) == "supported"
 
 
-def test_a_simple_model_that_is_worse_off_refutes_the_last_part() -> None:
+@pytest.mark.parametrize(
+    ("base", "own", "refuted"),
+    [
+        (0.1, 0.15, ["that log ratio with", "error where the plans of"]),
+        (0.4, 0.5, ["that log ratio with"]),  # wrong everywhere, and so a greater error
+        (0.01, 0.1, ["error where the plans of"]),  # right in the data: the error grows, and is less
+    ],
+)
+def test_more_expressive_models_have_to_be_worse_in_both_ways(base: float, own: float, refuted: list[str]) -> None:
     made_up = results()
     for env in distribution_shift.SETTINGS:
-        simple, expressive = arm_name(env, SIMPLE), arm_name(env, EXPRESSIVE)
-        made_up[simple], made_up[expressive] = made_up[expressive], made_up[simple]
-    assert verdict_of(STUDY.contrasts(made_up)) == "refuted"
+        for seed, one in made_up[arm_name(env, EXPRESSIVE)].items():
+            one |= {"error_base": base + 1e-3 * seed, "error_own": own + 1e-3 * seed}
+    contrasts = STUDY.contrasts(made_up)
+    wrong = [one.statement for one in contrasts if one.verdict == "refuted"]
+    assert len(wrong) == len(refuted) * len(distribution_shift.SETTINGS)
+    assert all(part in statement for part, statement in zip(refuted * 2, wrong, strict=True))
+    assert verdict_of(contrasts) == "refuted"
 
 
 def test_the_figure_names_all_models_and_lines() -> None:
