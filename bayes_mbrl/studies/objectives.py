@@ -120,9 +120,12 @@ def _sparse(multiple: float, exploration: str, num_episodes: int, *, seed: int) 
 def contrasts(results: Results) -> list[Contrast]:
     """Differences of real returns, in m along the lanes, and of the sparse reward's 100."""
     return [
-        Contrast(
-            "half known: return of the pessimistic plan less that of the expected one (m)",
-            _gain(results, "half known, pessimistic", "half known, expected"),
+        *(
+            Contrast(
+                f"half known: return of the pessimistic plan less that of the {other} one (m)",
+                _gain(results, "half known, pessimistic", f"half known, {other}"),
+            )
+            for other in ("expected", "optimistic")
         ),
         *(
             Contrast(

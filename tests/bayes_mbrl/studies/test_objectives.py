@@ -70,17 +70,18 @@ def test_what_bears_the_claim_out() -> None:
     found = contrasts(made_up())
     assert verdict_of(found) == "supported"
     first = [contrast.values[0] for contrast in found]
-    assert first == pytest.approx([0.7, 0.8, 0.4, 50.3, 84.3])
+    assert first == pytest.approx([0.7, 1.0, 0.8, 0.4, 50.3, 84.3])
 
 
 @pytest.mark.parametrize(
     ("change", "number"),
     [
-        ({"half known, pessimistic": 0.5}, 0),
-        ({"all known, pessimistic": 2.5}, 1),
-        ({"all known, optimistic": 2.5}, 2),
-        ({"sparse reward, optimistic": -0.2}, 3),
-        ({INFORMED: 5.0}, 4),
+        ({"half known, expected": 1.7}, 0),
+        ({"half known, optimistic": 1.7}, 1),
+        ({"all known, pessimistic": 2.5}, 2),
+        ({"all known, optimistic": 2.5}, 3),
+        ({"sparse reward, optimistic": -0.2}, 4),
+        ({INFORMED: 5.0}, 5),
     ],
 )
 def test_what_refutes_it(change: dict[str, float], number: int) -> None:
