@@ -44,7 +44,7 @@ def made_up(planner_steps: int, planner: float, sac_then: float, sac_last: float
         },
         SAC: {
             1000 + i: {
-                "steps": [200, 400, 4000],
+                "steps": [200, 400, 4000 + 7 * i],
                 "returns": [999.0, sac_then + i, sac_last + 0.1 * i],
                 "last": sac_last + 0.1 * i,
                 "steps_to_level": 2000,
@@ -73,4 +73,5 @@ def test_contrasts_are_positive_where_the_claim_holds(
     np.testing.assert_allclose(contrasts[0].values[0], np.log(2000 / numbers[0]))
     np.testing.assert_allclose(contrasts[1].values[1], (numbers[1] - 1) - (numbers[2] + 1))
     np.testing.assert_allclose(contrasts[2].values[0], numbers[1] - 0.95 * numbers[3])
+    assert "after all its real steps (4,000 or more)" in contrasts[2].statement
     assert STUDY.figure(results).title
