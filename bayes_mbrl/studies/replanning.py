@@ -6,8 +6,9 @@ random sampling, for the horizon that suits the task or for half of it, executed
 action; and through the true dynamics, which tells what is lost to the model's error. Scores are 0 for random actions
 and 1 for CEM through the true dynamics at every step.
 
-Plans that are executed to their end may all fail, however they were made. So what replanning makes up for is not asked
-as a difference of differences, but thus: are worse plans, made at each step, better than better plans, made rarely?
+What replanning makes up for is asked in two ways. Is less lost to the model's error by planning at each step? That is a
+difference of differences, which is small where plans that are executed to their end all fail, however they were made.
+So also: are worse plans, made at each step, better than better plans, made rarely?
 """
 
 import dataclasses

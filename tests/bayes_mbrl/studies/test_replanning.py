@@ -63,7 +63,10 @@ def results(**changes: Any) -> dict[str, dict[int, dict[str, Any]]]:
     one = {"scores": scores, "unit": 2.0, "error_ratio": 0.5, "shift_less": 0.2, "score_more": 0.3, **changes}
 
     def of_seed(seed: int) -> dict[str, Any]:
-        slightly = {way: [x - 1e-3 * seed for x in found] for way, found in scores.items()}
+        slightly = {
+            way: [x - 1e-3 * seed * number * place for place, x in enumerate(found, 1)]
+            for number, (way, found) in enumerate(scores.items(), 1)
+        }
         return (
             one
             | {"scores": slightly}
@@ -108,4 +111,4 @@ def test_the_figure_shows_each_way() -> None:
     chart = STUDY.figure(results())
     lines = [mark for mark in chart.marks if mark.label]  # type: ignore[union-attr]
     assert [len(line.x) for line in lines] == [3, 3, 2, 3]
-    assert lines[1].y[0] == pytest.approx(0.9 - 1e-3)
+    assert lines[1].y[0] == pytest.approx(0.9 - 2e-3)
