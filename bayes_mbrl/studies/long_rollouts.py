@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bayes_mbrl.analysis.charts import CYCLE, Chart, Line, Rule
+from bayes_mbrl.analysis.charts import CYCLE, Chart, Floats, Line, Rule
 from bayes_mbrl.analysis.error_growth import error_growth
 from bayes_mbrl.build import Builder
 from bayes_mbrl.config import resolve
@@ -38,15 +38,19 @@ def measure(folder: pathlib.Path, *, env: str, num_episodes: int, seed: int, qui
     )
     errors = error_growth(looked.imagined, looked.real, scale=Standardiser.fitted(data.state).std)
     error = errors.mean_error.clamp(min=1e-12).numpy()
-    steps = np.arange(1, LONG + 1)
-    exponent = np.polyfit(np.log(steps), np.log(np.cumsum(error)), 1)[0]
     return {
         "error": error.tolist(),
-        "exponent_of_sum": float(exponent),
+        "exponent_of_sum": exponent_of_sum(error),
         "error_short": float(error[SHORT - 1]),
         "error_long": float(error[-1]),
         "diverged": int(errors.diverged[-1]),
     }
+
+
+def exponent_of_sum(error: Floats) -> float:
+    """b of Σ error ~ T^b, for errors [T] after 1..T steps: 1 where the error does not grow, 2 where it grows as h."""
+    steps = np.arange(1, len(error) + 1)
+    return float(np.polyfit(np.log(steps), np.log(np.cumsum(error)), 1)[0])
 
 
 def contrasts(results: Results) -> list[Contrast]:
