@@ -28,6 +28,10 @@ from bayes_mbrl.sweep.engine import do_all
 from bayes_mbrl.sweep.runs import run_task
 from bayes_mbrl.sweep.task import MAX_DEATHS, Outcome, Task, find_result, keep
 
+pytestmark = pytest.mark.filterwarnings(
+    r"ignore:os\.fork\(\) was called:RuntimeWarning"  # by JAX, if an earlier test has loaded it: Ray starts processes
+)
+
 SUPPORT = str(pathlib.Path(toy_sweep.__file__).parent)
 SMALL = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
 
