@@ -29,7 +29,7 @@ def test_a_verdict_is_that_of_its_numbers(name: str) -> None:
 
 
 def test_every_study_was_run() -> None:
-    assert FOUND == study_names()
+    assert study_names() == FOUND
 
 
 @pytest.mark.parametrize("name", FOUND)
