@@ -22,8 +22,8 @@ def section(runs: Sequence[Run]) -> Section:
         text.append(
             "Scores are normalised in each environment: 0 is the mean return of the base policy, 1 the mean return of "
             "the best method there. Where no method is better than the base policy, the worst one is -1; where no run "
-            "began with the base policy, 0 is the worst method. Intervals take this scale as it is, though the same runs "
-            "made it."
+            "began with the base policy, 0 is the worst method. Intervals take this scale as it is, though the same "
+            "runs made it."
         )
     ranked = scores_by_method(runs)
     if not ranked:
