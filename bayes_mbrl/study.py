@@ -107,6 +107,11 @@ def per_seed(results: Results, arm: str, key: str) -> list[float]:
     return [float(measured[key]) for measured in results[arm].values()]
 
 
+def difference(these: Sequence[float], those: Sequence[float]) -> list[float]:
+    """These less those, for each seed."""
+    return [a - b for a, b in zip(these, those, strict=True)]
+
+
 def log_ratio(over: Sequence[float], under: Sequence[float]) -> list[float]:
     """log(over / under) for each seed: 0 where they are equal, and alike for twice and for half."""
     return [math.log(a / b) for a, b in zip(over, under, strict=True)]

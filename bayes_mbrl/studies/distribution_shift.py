@@ -21,7 +21,7 @@ from bayes_mbrl.config import resolve
 from bayes_mbrl.data import Transitions
 from bayes_mbrl.environments.adapter import Environment
 from bayes_mbrl.sections.one_step import change_scale
-from bayes_mbrl.study import Contrast, Results, Study, log_ratio, per_seed
+from bayes_mbrl.study import Contrast, Results, Study, difference, log_ratio, per_seed
 from bayes_mbrl.study_parts import episodes, knowing, learned, mean_return, step_error, true_dynamics
 
 SETTINGS: Mapping[str, Sequence[str]] = {
@@ -98,7 +98,7 @@ def contrasts(results: Results) -> list[Contrast]:
             ),
             Contrast(
                 f"{env}: that log ratio with {EXPRESSIVE}, less the one of a model that is {SIMPLE}",
-                [a - b for a, b in zip(grown[EXPRESSIVE], grown[SIMPLE], strict=True)],
+                difference(grown[EXPRESSIVE], grown[SIMPLE]),
             ),
             Contrast(
                 f"{env}: error where the plans of {EXPRESSIVE} lead over that where those of a model that is {SIMPLE} "

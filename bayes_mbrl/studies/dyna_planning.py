@@ -16,7 +16,7 @@ import numpy as np
 from bayes_mbrl.algorithms.tabular import DynaLearner, walk
 from bayes_mbrl.analysis.charts import CYCLE, Band, Chart, Line, Rule
 from bayes_mbrl.environments.mazes import BLOCKING_MAZE, Maze
-from bayes_mbrl.study import Contrast, Results, Study, log_ratio, per_seed
+from bayes_mbrl.study import Contrast, Results, Study, difference, log_ratio, per_seed
 
 PLANNING_STEPS = (0, 5, 50)
 NUM_EPISODES = 100
@@ -63,14 +63,7 @@ def contrasts(results: Results) -> list[Contrast]:
         ),
         Contrast(
             f"way blocked: goals of Dyna-Q+ less those of Dyna-Q in the {NUM_STEPS - BLOCKED_AFTER:,} steps after",
-            [
-                plus - plain
-                for plus, plain in zip(
-                    per_seed(results, BLOCKED_PLUS, "goals_after"),
-                    per_seed(results, BLOCKED, "goals_after"),
-                    strict=True,
-                )
-            ],
+            difference(per_seed(results, BLOCKED_PLUS, "goals_after"), per_seed(results, BLOCKED, "goals_after")),
         ),
     ]
 

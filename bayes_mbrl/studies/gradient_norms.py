@@ -27,7 +27,7 @@ from bayes_mbrl.environments.adapter import Environment
 from bayes_mbrl.environments.known_truth import KNOWN_STEPS
 from bayes_mbrl.environments.rewards import RewardFunction
 from bayes_mbrl.policies import Policy, make_policy
-from bayes_mbrl.study import Contrast, Results, Study, per_seed
+from bayes_mbrl.study import Contrast, Results, Study, difference, per_seed
 
 LENGTHS = (1, 2, 3, 5, 7, 10, 14, 20, 28, 40)
 DOUBLED = (10, 20, 40)
@@ -146,7 +146,7 @@ def _rise(results: Results, env: str, sign: int) -> Contrast:
     return Contrast(
         f"{'rise' if sign > 0 else 'fall'} in {env} of the exponent b of ‖∂R_H/∂φ‖ ~ H^b, from {np.mean(before):.2f} "
         f"(H from {DOUBLED[0]} to {DOUBLED[1]}) to {np.mean(after):.2f} ({DOUBLED[1]} to {DOUBLED[2]})",
-        [sign * (b - a) for a, b in zip(before, after, strict=True)],
+        difference(after, before) if sign > 0 else difference(before, after),
     )
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from bayes_mbrl.analysis.charts import CYCLE, Band, Chart, Line
 from bayes_mbrl.config import resolve
-from bayes_mbrl.study import Contrast, Results, Study, per_seed
+from bayes_mbrl.study import Contrast, Results, Study, difference, per_seed
 from bayes_mbrl.study_parts import learning_curve
 
 ENV = "ContinuousCartPole-v0"
@@ -68,8 +68,7 @@ def contrasts(results: Results) -> list[Contrast]:
 
 
 def _difference(results: Results, more: str, less: str) -> list[float]:
-    pairs = zip(per_seed(results, more, "mean_return"), per_seed(results, less, "mean_return"), strict=True)
-    return [a - b for a, b in pairs]
+    return difference(per_seed(results, more, "mean_return"), per_seed(results, less, "mean_return"))
 
 
 def figure(results: Results) -> Chart:

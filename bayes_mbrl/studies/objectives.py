@@ -27,7 +27,7 @@ from bayes_mbrl.environments.known_truth import three_lanes_noise_std, three_lan
 from bayes_mbrl.environments.registration import find_spec
 from bayes_mbrl.environments.rewards import three_lanes_reward
 from bayes_mbrl.seeding import generator_for
-from bayes_mbrl.study import Contrast, Results, Study, per_seed
+from bayes_mbrl.study import Contrast, Results, Study, difference, per_seed
 from bayes_mbrl.study_parts import episodes, learned
 
 TASKS = ("half known", "all known", "sparse reward")
@@ -166,8 +166,7 @@ def figure(results: Results) -> Chart:
 
 
 def _gain(results: Results, arm: str, other: str) -> list[float]:
-    pairs = zip(per_seed(results, arm, "return"), per_seed(results, other, "return"), strict=True)
-    return [a - b for a, b in pairs]
+    return difference(per_seed(results, arm, "return"), per_seed(results, other, "return"))
 
 
 def _arms() -> dict[str, dict[str, Any]]:

@@ -17,7 +17,7 @@ from bayes_mbrl.analysis.charts import ALEATORIC, EPISTEMIC, REAL, Band, Chart, 
 from bayes_mbrl.analysis.uncertainty import split_predictive_variance
 from bayes_mbrl.inference import ensemble, point, svi
 from bayes_mbrl.inference.network import BayesianNetwork
-from bayes_mbrl.study import Contrast, Results, Study, log_ratio, per_seed
+from bayes_mbrl.study import Contrast, Results, Study, difference, log_ratio, per_seed
 
 FITS: Mapping[str, Callable[..., Any]] = {"point": point.fit, "ensemble": ensemble.fit, "mean-field": svi.fit}
 ON, OFF = (-2.0, 2.0), (3.0, 5.0)
@@ -68,7 +68,7 @@ def contrasts(results: Results) -> list[Contrast]:
         Contrast(
             "growth of the one network's error from on the data to off them, over the growth of the deviation that it "
             "puts out (log ratio)",
-            [a - b for a, b in zip(error, output, strict=True)],
+            difference(error, output),
         ),
         Contrast(
             "the one network's error off the data over the deviation that it puts out there (log ratio)",

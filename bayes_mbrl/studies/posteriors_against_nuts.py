@@ -23,7 +23,7 @@ from bayes_mbrl.analysis.uncertainty import mixture_log_likelihood, split_predic
 from bayes_mbrl.inference.network import BayesianNetwork
 from bayes_mbrl.registry import POSTERIORS
 from bayes_mbrl.seeding import generator_for
-from bayes_mbrl.study import Contrast, Results, Study, log_ratio, per_seed
+from bayes_mbrl.study import Contrast, Results, Study, difference, log_ratio, per_seed
 
 GAP, EDGE = 0.75, 1.25
 """There are data at GAP < |x| < EDGE."""
@@ -112,7 +112,7 @@ def contrasts(results: Results) -> list[Contrast]:
     """Log ratios of distances and of deviations, and points of coverage; last, whether NUTS can be the measure."""
     point, found = distances(results, POINT), []
     for family in FAMILIES:
-        errors = zip(*(per_seed(results, arm, "calibration_error") for arm in (POINT, family)), strict=True)
+        errors = (per_seed(results, arm, "calibration_error") for arm in (POINT, family))
         deviations = (per_seed(results, arm, "epistemic_in_gap") for arm in (REFERENCE, family))
         found += [
             Contrast(
@@ -121,7 +121,7 @@ def contrasts(results: Results) -> list[Contrast]:
             ),
             Contrast(
                 f"{family}: calibration error of one network less that of the family (share of outcomes)",
-                [of_point - of_family for of_point, of_family in errors],
+                difference(*errors),
             ),
             Contrast(
                 f"{family}: epistemic deviation in the gap by NUTS over that by the family (log ratio)",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bayes_mbrl.analysis.charts import Chart
-from bayes_mbrl.study import FIRST_SEED, Contrast, Study, log_ratio, per_seed, verdict_of
+from bayes_mbrl.study import FIRST_SEED, Contrast, Study, difference, log_ratio, per_seed, verdict_of
 from bayes_mbrl.sweep.task import Outcome
 
 
@@ -86,3 +86,9 @@ def test_seeds_of_which_an_arm_failed_are_left_out_of_all() -> None:
     np.testing.assert_allclose(found.values, [np.log(2), np.log(6 / 5)])
     nothing = study().results([Outcome(task, error="no") for task in tasks])
     assert nothing == {"a": {}, "b": {}}
+
+
+def test_differences_are_paired() -> None:
+    assert difference([3.0, 1.0], [1.0, 4.0]) == [2.0, -3.0]
+    with pytest.raises(ValueError, match="shorter"):
+        difference([1.0, 2.0], [1.0])
